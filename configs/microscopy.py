@@ -1,0 +1,30 @@
+"""Nuclei in real fluorescence microscopy, from one outlined image and marks on the others. The default experiment.
+
+Command:   python launch/main.py --config=configs/microscopy.py
+In short:  the same with configs/microscopy.py:smoke: under 60 seconds on 2 cores, and the scores mean nothing.
+Hardware:  2 CPU cores and 4 GiB of memory; takes a GPU or TPU where jax finds one.
+Time:      at most 10 minutes on 2 cores.
+Score:     the measured scores, with seeds, times and machine, are in benchmarks/results/microscopy.
+"""
+
+from ml_collections import ConfigDict
+
+from rams_jax import config as settings
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The settings of the experiment; `arg` is what follows the colon: nothing, or `smoke`."""
+    if arg not in ("", "smoke"):
+        raise settings.ConfigError(f"configs/microscopy.py has no variant {arg!r}; it has 'smoke', or none.")
+    config = settings.default()
+    if arg == "smoke":
+        config.model.width = 8
+        config.augment.crop = 48
+        config.train.steps = 80
+        config.train.warmup_steps = 10
+        config.train.ema = 0.9
+        config.train.log_every = 10
+        config.train.evaluate_every = 40
+        config.train.checkpoint_every = 40
+    config.lock()
+    return config

@@ -1,0 +1,125 @@
+"""Trains and scores one experiment.
+
+  python launch/main.py --config=configs/microscopy.py
+  python launch/main.py --config=configs/microscopy.py:smoke --config.train.steps=40 --workdir=runs/try
+
+The same command on the same workdir goes on where it stopped. All settings are explained in rams_jax/config.py.
+"""
+
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from rams_jax import config as settings
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/microscopy.py", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>-<method>-seed<seed>")
+
+_EXAMPLE = "--config=configs/microscopy.py"
+_INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        _fail(f"What does {argv[1]} mean? Settings are written as --config.train.steps=500.")
+    config = _CONFIG.value
+    try:
+        settings.validate(config)
+    except settings.ConfigError as error:
+        _fail(error)
+    workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config.method, config.seed)
+    print(f"workdir: {workdir}", flush=True)
+
+    # Not before, so that a mistyped setting is answered at once.
+    from rams_jax import annotations, checkpoint, train
+
+    try:
+        summary = train.train(config, workdir)
+    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError) as error:
+        _fail(error)
+    except train.Interrupted as error:
+        _fail(error, _INTERRUPTED)
+    print(score_line(summary))
+
+
+def default_workdir(config_path: str, method: str, seed: int) -> str:
+    """`runs/microscopy-smoke-rams-seed0` for `configs/microscopy.py:smoke`, method rams, seed 0."""
+    path, _, variant = config_path.partition(":")
+    words = [pathlib.Path(path).stem, re.sub(r"[^\w.=,-]+", "_", variant), method, f"seed{seed}"]
+    return str(pathlib.Path("runs", "-".join(word for word in words if word)))
+
+
+def score_line(summary: Mapping[str, Any]) -> str:
+    """The scores of a run on its test images, and of its grown masks, in one line."""
+    parts = [f"{summary['method']} on {summary['data']}, seed {summary['seed']}: test {_scores(summary['test'])}"]
+    if summary["masks"]:
+        parts.append(f"grown masks {_scores(summary['masks'])}")
+    return "; ".join(parts)
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, int | float))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Reads the command line; every mistake in it ends the program with one sentence."""
+    try:
+        _check_names(argv)
+        left = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            _fail(f"--config is missing; for example {_EXAMPLE}")
+        return left
+    except settings.ConfigError as error:
+        _fail(error)
+    except flags.Error as error:
+        _fail(_config_error(error) or _impossible_value(str(error)) or error)
+
+
+def _check_names(argv: Iterable[str]) -> None:
+    """Refuses settings and files that do not exist, of which ml_collections says less."""
+    known = settings.flatten(settings.default())
+    sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
+    argv = list(argv)
+    for index, argument in enumerate(argv[1:], start=1):
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-"):
+            continue
+        if name == "config":
+            value = argument.partition("=")[2] if "=" in argument else "".join(argv[index + 1 : index + 2])
+            path = value.partition(":")[0]
+            if not pathlib.Path(path).is_file():
+                raise settings.ConfigError(f"There is no config file {path!r}; for example {_EXAMPLE}")
+        setting = name.removeprefix("no").removeprefix("config.")
+        if name.startswith(("config.", "noconfig.")) and setting not in known and setting not in sections:
+            raise settings.ConfigError(settings.unknown_key(setting, known))
+        if name in known or name in sections:
+            raise settings.ConfigError(f"There is no flag --{name}; the setting is written as --config.{name}=VALUE.")
+
+
+def _config_error(error: BaseException | None) -> settings.ConfigError | None:
+    """The ConfigError that a config file raised, which the flags library has wrapped in its own."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, settings.ConfigError) else found
+        error = error.__context__
+    return found
+
+
+def _impossible_value(message: str) -> str | None:
+    """The sentence for `--config.train.steps=many`, in the words of the settings."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL)
+    return settings.impossible_value(match[1], match[2]) if match else None
+
+
+def _fail(message: object, code: int = 2) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,134 @@
+"""Label rules: what each method lets the network learn from the same images, crops and augmentation.
+
+A rule says what the tasks learn from a batch and how the masks of an image change when it takes its turn. `RAMS` is the
+method; the others are what it is compared with. All train the same three heads, so that markers of instances come from
+the approximation head for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rams_jax import evolution
+from rams_jax.types import (
+    BINS,
+    Annotation,
+    Batch,
+    EvolutionSettings,
+    Level,
+    LossSettings,
+    Predictions,
+    Targets,
+    Update,
+)
+
+Array = jax.Array
+CONFIDENT = 0.9  # probability from which the averaged network's opinion becomes a pseudo-label
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a method does with full and partial masks."""
+
+    targets: Callable[[Batch, int, LossSettings], Targets]
+    update: Callable[[Predictions, Annotation, Level, EvolutionSettings], Update] | None = None
+    all_strong: bool = False  # every training image is given with its full mask
+    weak_images: bool = True  # the images without a full mask are trained on
+    unmarked: int = 0  # what the masks of weak images say of unmarked pixels at first: 0 = outside, -1 = nothing
+    averaged: bool = False  # new images are segmented by the mean of p and q instead of p
+
+
+def _approximation(classes: Array, batch: Batch, count: int) -> tuple[Array, Array]:
+    """Labels and weights of the approximation task for int[B, h, w] class maps of masks."""
+    labels = jax.nn.one_hot(classes - 1, count)
+    weight = batch.valid & (batch.complete[:, None, None] | (classes > 0))
+    return labels, jnp.broadcast_to(weight[..., None], labels.shape).astype(jnp.float32)
+
+
+def _targets(batch: Batch, count: int, segmentation: Array, known: Array, masks: Array, weak: Array) -> Targets:
+    approximation, weight = _approximation(masks, batch, count)
+    return Targets(
+        segmentation=segmentation,
+        segmentation_weight=(batch.valid & known).astype(jnp.float32),
+        weak_weight=(batch.valid & weak).astype(jnp.float32),
+        approximation=approximation,
+        approximation_weight=weight,
+    )
+
+
+def _dilated(mask: Array, radius: int) -> Array:
+    """bool[B, h, w]: within `radius` pixels (chessboard) of the mask."""
+    side = 2 * radius + 1
+    return jax.lax.reduce_window(mask, False, jax.lax.bitwise_or, (1, side, side), (1, 1, 1), "SAME")
+
+
+def recursive(batch: Batch, count: int, settings: LossSettings) -> Targets:
+    """p learns Y on strong images, q learns the current masks on all (Ke et al., arXiv 2005.13053).
+
+    With `settings.weak > 0` p also learns the grown masks of weak images (ours): object inside them, background where a
+    complete image has no mask within `settings.weak_margin` pixels, nothing between.
+    """
+    strong = batch.strong[:, None, None]
+    masks = jnp.maximum(batch.current, 0)
+    far = batch.complete[:, None, None] & ~_dilated(masks > 0, settings.weak_margin)
+    return _targets(batch, count, batch.full, strong, masks, ~strong & ((masks > 0) | far))
+
+
+def naive(batch: Batch, count: int, settings: LossSettings) -> Targets:
+    """Partial masks are taken for full ones."""
+    strong = batch.strong[:, None, None]
+    labels = jnp.where(strong, batch.full, batch.partial)
+    everywhere = jnp.ones_like(batch.valid)
+    return _targets(batch, count, labels, everywhere, batch.partial, ~everywhere)
+
+
+def ignore(batch: Batch, count: int, settings: LossSettings) -> Targets:
+    """Unmarked pixels of weak images count for nothing: partial cross-entropy (Tang et al. 2018, arXiv 1804.01346)."""
+    strong = batch.strong[:, None, None]
+    labels = jnp.where(strong, batch.full, batch.partial)
+    return _targets(batch, count, labels, strong | (batch.partial > 0), batch.partial, jnp.zeros_like(batch.valid))
+
+
+def pseudo(batch: Batch, count: int, settings: LossSettings) -> Targets:
+    """Weak images teach what `pseudo_labels` found; the rest of them counts for nothing (Lee 2013)."""
+    strong = batch.strong[:, None, None]
+    labels = jnp.where(strong, batch.full, jnp.maximum(batch.current, 0))
+    known = strong | (batch.current >= 0)
+    return _targets(batch, count, labels, known, batch.partial, jnp.zeros_like(batch.valid))
+
+
+def pseudo_labels(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
+    """Confident pixels of the averaged network as labels, from the share `settings.start` of the training on.
+
+    Marks stay as they were drawn. A confident object pixel outside the marks has a class but no instance. Arguments and
+    result are those of `evolution.evolve`.
+    """
+    count = level.tau.shape[0]
+    p = predictions.segmentation
+    background = 1 - p.sum(-1)
+    anonymous = note.classes.shape[0] - count + jnp.argmax(p, axis=-1)
+    labels = jnp.where(p.max(-1) >= CONFIDENT, anonymous, jnp.where(background >= CONFIDENT, 0, -1))
+    labels = jnp.where(level.progress >= settings.start, labels, -1)
+    labels = jnp.where(note.partial > 0, note.partial, jnp.where(note.inside, labels, -1))
+    labels = jnp.where(note.strong, note.partial, labels)
+    pixel_class = jnp.where(labels > 0, note.classes[jnp.maximum(labels, 0)], 0)
+    mark_class = note.classes[note.partial]
+    areas = jnp.array([[jnp.sum(m == k + 1) for m in (mark_class, pixel_class)] for k in range(count)])
+    tally = jnp.concatenate([jnp.zeros((count, BINS)), areas], axis=1)
+    held = jnp.zeros_like(note.classes, bool)
+    return Update(current=labels, held=held, tally=jnp.where(note.strong, 0.0, tally))
+
+
+RULES = {
+    "rams": Rule(recursive, update=evolution.evolve, averaged=True),
+    "full": Rule(recursive, all_strong=True),
+    "strong": Rule(recursive, weak_images=False),
+    "naive": Rule(naive),
+    "ignore": Rule(ignore),
+    "multitask": Rule(recursive),
+    "pseudo": Rule(pseudo, update=pseudo_labels, unmarked=-1),
+}

@@ -1,0 +1,186 @@
+"""The folder of a run: claimed by one configuration, and everything in it that is needed to go on exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+_CONFIG = "config.json"
+_UNFINISHED = ".tmp"
+_DIGESTS = "digests.json"
+_KEPT = 2
+
+
+class WorkdirError(RuntimeError):
+    """The working directory cannot be used; the message is one sentence that says why and what to do."""
+
+
+def open_workdir(workdir: str | os.PathLike[str], settings: Mapping[str, Any]) -> pathlib.Path:
+    """Makes `workdir` the folder of the run with these settings; nothing that is there is overwritten.
+
+    A new or empty folder receives `config.json`; one whose `config.json` says the same is taken to be gone on with.
+    With several processes, all call this and the first one writes.
+
+    Args:
+      workdir: the folder; its parents are created too.
+      settings: nested, JSON-compatible (tuples count as lists), such as `config.to_dict()`.
+
+    Returns:
+      The absolute path of the folder.
+
+    Raises:
+      WorkdirError: it holds a run with other settings, or files that no run has written, or cannot be written to.
+    """
+    path = pathlib.Path(workdir).expanduser().absolute()
+    if jax.process_index() == 0:
+        try:
+            _claim(path, json.loads(json.dumps(settings)))
+        except OSError as error:
+            raise WorkdirError(f"The workdir {path} cannot be used: {error.strerror or error}.") from error
+    _wait_for_first_process("open_workdir")
+    return path
+
+
+def open_checkpoints(workdir: str | os.PathLike[str]) -> ocp.CheckpointManager:
+    """Opens `workdir/checkpoints`, which keeps the last two; what a killed process left half-written is deleted."""
+    logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
+    path = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
+    if jax.process_index() == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in path.iterdir():
+            if folder.is_dir() and not (folder / _DIGESTS).exists():
+                shutil.rmtree(folder)
+    _wait_for_first_process("open_checkpoints")
+    # Not in the background: the next step is given these very buffers to write into.
+    options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(path, options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
+    """Writes a pytree of jax arrays as the checkpoint of `step`, and returns when it is on the disk.
+
+    A step that is already there is left as it is: the same step of the same run holds the same values.
+    """
+    if step in manager.all_steps():
+        return
+    manager.save(step, args=ocp.args.StandardSave(tree))
+    manager.wait_until_finished()
+    if jax.process_index() == 0:
+        folder = pathlib.Path(manager.directory) / str(step)
+        _write_json(folder / _DIGESTS, _digests(folder))
+
+
+def restore(manager: ocp.CheckpointManager, abstract_tree: Any) -> Any | None:
+    """Reads the newest checkpoint that is whole; newer, damaged ones are deleted with a warning.
+
+    Args:
+      manager: from `open_checkpoints`.
+      abstract_tree: the pytree with a `jax.ShapeDtypeStruct` for each array; its sharding says where the array goes,
+        so a run may go on with another number of devices.
+
+    Returns:
+      The pytree, equal to the saved one to the bit; None where nothing has been saved.
+
+    Raises:
+      WorkdirError: there are checkpoints, and all of them are damaged. None is deleted then.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    whole = [step for step in steps if _is_whole(pathlib.Path(manager.directory) / str(step))]
+    if steps and not whole:
+        raise WorkdirError(f"All checkpoints in {manager.directory} are damaged; start again in another --workdir.")
+    if not steps:
+        return None
+    for step in steps[: steps.index(whole[0])]:
+        warnings.warn(f"The checkpoint of step {step} is damaged; going on from step {whole[0]}.", stacklevel=2)
+        manager.delete(step)
+    return manager.restore(whole[0], args=ocp.args.StandardRestore(abstract_tree))
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """A digest of each file, since orbax does not notice a changed bit."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    try:
+        recorded = json.loads((folder / _DIGESTS).read_text())
+    except (OSError, ValueError):
+        return False
+    return recorded.items() <= _digests(folder).items()
+
+
+def _wait_for_first_process(reason: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(reason)
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
+    if path.exists() and not path.is_dir():
+        raise WorkdirError(f"The workdir {path} is a file; give a folder as --workdir.")
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / _CONFIG).exists():
+        difference = _difference(_read_config(path), settings)
+        if difference:
+            raise WorkdirError(
+                f"The workdir {path} holds a run with other settings ({'; '.join(difference)}); "
+                "give another --workdir, or the settings of that run."
+            )
+        return
+    others = sorted(entry.name for entry in path.iterdir() if entry.name != _CONFIG + _UNFINISHED)
+    if others:
+        raise WorkdirError(
+            f"The workdir {path} holds {others[0]!r}{' and more' if others[1:] else ''} but no {_CONFIG}, "
+            "so it is not the folder of a run; give a new or empty folder as --workdir."
+        )
+    _write_json(path / _CONFIG, settings)
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((path / _CONFIG).read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{path / _CONFIG} is not JSON ({error}); give another --workdir.") from error
+    if not isinstance(settings, dict):
+        raise WorkdirError(f"{path / _CONFIG} holds no settings; give another --workdir.")
+    return settings
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The settings that differ, as `key: value there, value now`."""
+    old, new = _flatten(there), _flatten(here)
+    return [
+        f"{key}: {json.dumps(old[key]) if key in old else 'absent'} there, "
+        f"{json.dumps(new[key]) if key in new else 'absent'} now"
+        for key in [*new, *(key for key in old if key not in new)]
+        if key not in old or key not in new or old[key] != new[key]
+    ]
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values

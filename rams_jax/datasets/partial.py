@@ -1,0 +1,238 @@
+"""Sparse annotations simulated from full ones: rough marks, strokes between touching objects, strong images."""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from rams_jax.annotations import AnnotationError
+from rams_jax.types import NO, UNKNOWN, YES, Example
+
+_EIGHT = np.ones((3, 3), bool)
+
+
+def draw_partial(
+    full: np.ndarray,
+    seed: int,
+    coverage: tuple[float, float] = (0.15, 0.40),
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
+    """Marks every object as a hurried person would: one blob or stroke, off its centre, well inside it.
+
+    A mark grows pixel by pixel around a short curve through a random inner pixel, nearest first, where near is
+    distorted by smooth noise; so it is connected and its area is exact. Its area is a share of the object's, drawn
+    uniformly from `coverage`. It leaves out the object's outermost pixels, those with one of their eight neighbours
+    outside; where the rest is too small for the share the mark is that rest, and an object without such a rest is
+    marked along its innermost pixels. The edge of the image is no boundary. The mark of an object depends on the seed,
+    the object's id and shape, and on nothing else.
+
+    Args:
+      full: integer[H, W], instance map.
+      seed: not negative.
+      coverage: least and largest share of an object's area.
+      valid: bool[H, W]; marks stay where it is True, unless an object lies outside altogether. None: everywhere.
+
+    Returns:
+      int32[H, W]: the ids of `full`, each in one 4-connected mark of at least one pixel.
+    """
+    low, high = coverage
+    if not 0 < low <= high <= 1:
+        raise AnnotationError(f"Marks cannot cover from {low} to {high} of an object: give shares between 0 and 1.")
+    partial = np.zeros(full.shape, np.int32)
+    for index, box in enumerate(ndimage.find_objects(full.astype(np.int32)), start=1):
+        if box is None:
+            continue
+        rng = np.random.default_rng([seed, index])
+        inside = full[box] == index
+        # One pixel more on each side, so that the edge of the box is outside and the edge of the image is not.
+        sides = [(int(s.start > 0), int(s.stop < size)) for s, size in zip(box, full.shape, strict=True)]
+        depth = ndimage.distance_transform_cdt(np.pad(inside, sides), "chessboard")
+        depth = depth[tuple(slice(a, depth.shape[i] - b) for i, (a, b) in enumerate(sides))]
+        looked_at = np.ones_like(inside) if valid is None or not valid[box][inside].any() else valid[box]
+        area = max(1, round(rng.uniform(low, high) * int(inside.sum())))
+        inner = (depth > 1) & looked_at
+        room = _largest(inner if inner.any() else inside & looked_at)
+        partial[box][_mark(room, depth, area, rng)] = index
+    return partial
+
+
+def draw_interfaces(full: np.ndarray, valid: np.ndarray, gap: int = 2) -> np.ndarray:
+    """What the outlined objects of an image say about the separation task: everything that was looked at.
+
+    Interface are the pixels of the gap, those outside all objects with two of them at most `gap` pixels away, and of
+    the contact, those in an object that touch another one with one of their eight neighbours. Pixels deeper in an
+    object are none, however near the other object is: an interface must not eat into small nuclei.
+
+    Args:
+      full: integer[H, W], instance map.
+      valid: bool[H, W].
+      gap: pixels, Euclidean.
+
+    Returns:
+      int8[H, W]: YES on interfaces, NO elsewhere, UNKNOWN where not valid.
+    """
+    steps = np.arange(-gap, gap + 1)
+    disc = steps[:, None] ** 2 + steps**2 <= gap**2
+    near = np.where(full > 0, _differ(full, _EIGHT), _differ(full, disc))
+    return np.where(valid, np.where(near, YES, NO), UNKNOWN).astype(np.int8)
+
+
+def draw_strokes(interfaces: np.ndarray, partial: np.ndarray, seed: int, share: float = 0.25) -> np.ndarray:
+    """What a person says about the separation task on an image with rough marks: some interfaces, nothing complete.
+
+    Args:
+      interfaces: int8[H, W] of `draw_interfaces`.
+      partial: integer[H, W]: the marks; they lie inside objects, so they are no interfaces.
+      seed: not negative.
+      share: of the interfaces, each drawn whole or not at all.
+
+    Returns:
+      int8[H, W]: YES on the drawn interfaces, NO on the marks off all interfaces, UNKNOWN elsewhere.
+    """
+    pieces, count = ndimage.label(interfaces == YES, _EIGHT)
+    drawn = np.append(False, np.random.default_rng(seed).random(count) < share)[pieces]
+    return np.where(drawn, YES, np.where((partial > 0) & (interfaces == NO), NO, UNKNOWN)).astype(np.int8)
+
+
+def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[int, ...]:
+    """Chooses the images that keep their full maps: at random, first among those with many objects.
+
+    Nobody outlines an empty image, so the images with at least the median number of objects go first, then the others
+    that have a full map.
+
+    Args:
+      examples: the training images.
+      count: how many, at least 1.
+      seed: not negative.
+
+    Returns:
+      Positions in `examples`, rising.
+
+    Raises:
+      AnnotationError: fewer than `count` images have a full map, or `count` is below 1.
+    """
+    outlined = [i for i, example in enumerate(examples) if example.full is not None]
+    if not 1 <= count <= len(outlined):
+        raise AnnotationError(
+            f"{count} images are to keep their full masks, but {len(outlined)} of {len(examples)} training images have "
+            "one; set data.strong to a number between 1 and that."
+        )
+    objects = np.array([len(np.setdiff1d(examples[i].full, 0)) for i in outlined])
+    order = np.random.default_rng(seed).permutation(len(outlined))
+    order = order[np.argsort(objects[order] < np.median(objects), kind="stable")]
+    return tuple(sorted(outlined[i] for i in order[:count]))
+
+
+def image_seed(seed: int, name: str) -> int:
+    """The seed of what is drawn on one image, so that it does not depend on the other images."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
+
+
+def annotate(
+    name: str,
+    image: np.ndarray,
+    full: np.ndarray | None,
+    partial: np.ndarray | None,
+    valid: np.ndarray,
+    pixel_size: float,
+    seed: int,
+    coverage: tuple[float, float],
+) -> Example:
+    """An example with objects of one class; draws its marks where `partial` is None, and its strokes.
+
+    Args:
+      name: of the image.
+      image: float32[H, W, C], normalised.
+      full: int32[H, W], or None.
+      partial: int32[H, W]; None to draw it from `full`.
+      valid: bool[H, W].
+      pixel_size: micrometres.
+      seed: of the data set; see `image_seed`.
+      coverage: as in `draw_partial`.
+
+    Returns:
+      An example, unchecked; not `complete` if objects of `full` carry no mark. Its auxiliary task is separation.
+    """
+    seed = image_seed(seed, name)
+    if partial is None:
+        if full is None:
+            raise AnnotationError(f"{name}: neither a full nor a partial mask.")
+        partial = draw_partial(full, seed, coverage, valid)
+    if full is None:
+        strokes = np.where(partial > 0, NO, UNKNOWN).astype(np.int8)
+        drawn = partial
+    else:
+        strokes = draw_strokes(draw_interfaces(full, valid), partial, seed)
+        drawn = full
+    classes = np.zeros(max(int(drawn.max(initial=0)), int(partial.max(initial=0)), 0) + 1, np.int32)
+    classes[drawn[drawn > 0]] = 1
+    return Example(
+        name=name,
+        image=image,
+        full=full,
+        partial=partial,
+        valid=valid,
+        classes=classes,
+        auxiliary=strokes[..., None],
+        complete=np.isin(drawn[drawn > 0], partial).all().item(),
+        pixel_size=pixel_size,
+    )
+
+
+def _mark(room: np.ndarray, depth: np.ndarray, area: int, rng: np.random.Generator) -> np.ndarray:
+    """bool[h, w]: `area` pixels of the connected `room` around a random curve, or all of it where it is smaller."""
+    pixels = np.argwhere(room)
+    if len(pixels) <= area:
+        return room
+    deep = depth[room]
+    start = rng.choice(pixels[2 * deep >= deep.max()])
+    aspect = rng.uniform(2.5, 5.0) if rng.random() < 0.5 else rng.uniform(1.0, 1.8)  # a stroke or a blob
+    length = np.sqrt(area * aspect) - np.sqrt(area / aspect)  # of the curve; the ends are round
+    ends = pixels[rng.integers(len(pixels), size=64)]
+    end = ends[np.argmin(np.abs(np.linalg.norm(ends - start, axis=1) - length))]
+    middle = (start + end) / 2 + rng.uniform(-0.35, 0.35) * (end - start)[::-1] * (1, -1)
+    t = np.linspace(0, 1, 2 + 2 * int(length))[:, None]
+    curve = np.rint((1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end).astype(int)
+    curve = np.clip(curve, 0, np.subtract(room.shape, 1))
+    off = np.ones(room.shape, bool)
+    off[tuple(curve.T)] = False
+    noise = ndimage.gaussian_filter(rng.standard_normal(room.shape), max(1.0, np.sqrt(area) / 3))
+    noise = np.clip(noise / noise[room].std(), -2, 2)
+    return _grow(room, (ndimage.distance_transform_edt(off) + 0.5) * (1 + 0.3 * noise), start, area)
+
+
+def _grow(room: np.ndarray, cost: np.ndarray, start: np.ndarray, area: int) -> np.ndarray:
+    """bool[h, w]: the first `area` pixels of `room`, cheapest first, that are reached from `start` by 4-neighbours."""
+    width = room.shape[1] + 2
+    free = np.pad(room, 1).ravel().tolist()
+    costs = np.pad(cost, 1).ravel().tolist()
+    first = int(start[0] + 1) * width + int(start[1]) + 1
+    front, taken = [(costs[first], first)], []
+    free[first] = False
+    while front and len(taken) < area:
+        _, at = heapq.heappop(front)
+        taken.append(at)
+        for near in (at - 1, at + 1, at - width, at + width):
+            if free[near]:
+                free[near] = False
+                heapq.heappush(front, (costs[near], near))
+    mark = np.zeros(len(free), bool)
+    mark[taken] = True
+    return mark.reshape(-1, width)[1:-1, 1:-1]
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    pieces, count = ndimage.label(mask)
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count > 1 else mask
+
+
+def _differ(full: np.ndarray, footprint: np.ndarray) -> np.ndarray:
+    """bool[H, W]: two different objects lie under the footprint."""
+    highest = ndimage.maximum_filter(full, footprint=footprint, mode="constant", cval=0)
+    above = np.where(full > 0, full, np.iinfo(full.dtype).max)
+    lowest = ndimage.minimum_filter(above, footprint=footprint, mode="constant", cval=np.iinfo(full.dtype).max)
+    return (highest > 0) & (lowest < highest)

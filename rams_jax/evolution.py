@@ -1,0 +1,255 @@
+"""The recursion: from the masks A_t of one image and the network's opinion to A_{t+1} (METHOD: update E).
+
+Approximation tasks and their recursion are those of Ke et al., arXiv 2005.13053. The score, the coverage levels, the
+contest and the brakes are ours. All functions take one image, work in jit, and are mapped over images with `vmap`.
+
+Scores are compared as logarithms: `log g = (1 - alpha) log p + alpha min(0, log q - log m_j)`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rams_jax.types import BINS, Annotation, EvolutionSettings, Level, Predictions, Update
+
+Array = jax.Array
+CLOSED = 2.0  # a threshold that no score reaches
+_SMALLEST = 1e-6
+
+
+def _neighbours(x: Array) -> list[Array]:
+    """The four 4-neighbours of every pixel; 0 beyond the border."""
+    padded = jnp.pad(x, 1)
+    return [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+
+
+def _of_class(maps: Array, classes: Array) -> Array:
+    """`maps[u, classes[u] - 1]` for float[H, W, K] and int[H, W]; a select per class is faster than a gather."""
+    value = maps[..., 0]
+    for k in range(1, maps.shape[-1]):
+        value = jnp.where(classes == k + 1, maps[..., k], value)
+    return value
+
+
+def sizes(labels: Array, count: int) -> Array:
+    """float32[count]: pixels of each id of int[H, W]."""
+    return jnp.zeros(count).at[labels.reshape(-1)].add(1.0)
+
+
+def instance_means(values: Array, labels: Array, count: int) -> Array:
+    """float32[count]: mean of float[H, W] over the pixels of each id; 0 for ids without pixels."""
+    total = jnp.zeros(count).at[labels.reshape(-1)].add(values.reshape(-1))
+    return total / jnp.maximum(sizes(labels, count), 1.0)
+
+
+class _Field:
+    """What decides whether a pixel may join: log p, log q, and the places where nothing may grow."""
+
+    def __init__(self, predictions: Predictions, note: Annotation, settings: EvolutionSettings):
+        p, q, s = predictions.segmentation, predictions.approximation, predictions.auxiliary
+        self.alpha = settings.alpha
+        self.log_p = jnp.log(jnp.maximum(p, _SMALLEST))
+        self.log_q = jnp.log(jnp.maximum(q, _SMALLEST))
+        self.open = note.inside
+        if s.shape[-1]:  # the first auxiliary task is the separation of touching objects
+            self.open = self.open & (s[..., 0] < settings.tau_separation)
+        self.classes = note.classes
+        pixel_class = note.classes[note.current]
+        means = instance_means(_of_class(q, pixel_class), note.current, note.classes.shape[0])
+        self.log_mean = jnp.log(jnp.maximum(means, _SMALLEST))
+
+    def score(self, classes: Array, log_mean: Array) -> tuple[Array, Array]:
+        """`(log g, log q - log m)` of each pixel as a member of an instance of this class and mean."""
+        ratio = _of_class(self.log_q, classes) - log_mean
+        return (1 - self.alpha) * _of_class(self.log_p, classes) + self.alpha * jnp.minimum(0.0, ratio), ratio
+
+
+def _spread(field: _Field, log_tau: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """One 4-neighbour step of all regions at once; `state` is label, class and log m of the owner of each pixel."""
+    labels, classes, log_mean = state
+    won = jnp.zeros_like(labels)
+    best = jnp.full(labels.shape, -jnp.inf)
+    won_class, won_mean = classes, log_mean
+    for label, klass, mean in zip(*(_neighbours(x) for x in state), strict=True):
+        log_g, ratio = field.score(klass, mean)
+        may = (label > 0) & (log_g >= _of_class(log_tau[None, None, :], klass))
+        better = may & ((ratio > best) | ((ratio == best) & (label < won)))
+        won = jnp.where(better, label, won)
+        best = jnp.where(better, ratio, best)
+        won_class = jnp.where(better, klass, won_class)
+        won_mean = jnp.where(better, mean, won_mean)
+    joins = (labels == 0) & field.open & (won > 0)
+    return jnp.where(joins, won, labels), jnp.where(joins, won_class, classes), jnp.where(joins, won_mean, log_mean)
+
+
+def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
+    """Regions after `steps` 4-neighbour steps through admissible pixels, or until nothing moves.
+
+    A pixel wanted by several instances goes to the one that arrives in fewer steps, then to the larger `q / m_j`,
+    then to the smaller id.
+
+    Args:
+      field: the scores.
+      labels: int32[H, W], where the regions start.
+      tau: float32[K], the score that a pixel of each class needs.
+      steps: how far, or None.
+
+    Returns:
+      int32[H, W].
+    """
+    log_tau = jnp.log(tau)
+    state = (labels, field.classes[labels], field.log_mean[labels])
+    step = functools.partial(_spread, field, log_tau)
+    if steps is not None:
+        return jax.lax.fori_loop(0, steps, lambda _, x: step(x), state)[0]
+
+    def moved(carry: tuple[tuple[Array, Array, Array], Array]) -> tuple[tuple[Array, Array, Array], Array]:
+        new = step(carry[0])
+        return new, jnp.any(new[0] != carry[0][0])
+
+    return jax.lax.while_loop(lambda carry: carry[1], moved, (state, jnp.bool_(True)))[0][0]
+
+
+def heal(field: _Field, current: Array, partial: Array, tau: Array) -> Array:
+    """The part of each region that is still admissible and connected to its mark through itself.
+
+    Args:
+      field: the scores.
+      current: int32[H, W], A_t.
+      partial: int32[H, W], P, inside A_t.
+      tau: float32[K].
+
+    Returns:
+      int32[H, W] between P and A_t.
+    """
+    classes = field.classes[current]
+    log_g, _ = field.score(classes, field.log_mean[current])
+    stays = (current > 0) & field.open & (log_g >= _of_class(jnp.log(tau)[None, None, :], classes))
+
+    def moved(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        labels, _ = carry
+        touched = functools.reduce(jnp.logical_or, [n == current for n in _neighbours(labels)])
+        new = jnp.where(stays & touched, current, labels)
+        return new, jnp.any(new != labels)
+
+    return jax.lax.while_loop(lambda carry: carry[1], moved, (partial, jnp.bool_(True)))[0]
+
+
+def threshold(histogram: Array, target: Array) -> Array:
+    """The score above which a histogram holds `target` pixels, linear within a bin.
+
+    Args:
+      histogram: float32[bins], pixels by score in 0..1.
+      target: float32[], pixels.
+
+    Returns:
+      float32[]: 0 if the histogram holds fewer pixels, `CLOSED` for a target of 0 or less.
+    """
+    bins = histogram.shape[0]
+    above = jnp.cumsum(histogram[::-1])[::-1]  # pixels in this bin and the ones above it
+    fits = above >= target
+    index = jnp.max(jnp.where(fits, jnp.arange(bins), -1))
+    inside = jnp.maximum(index, 0)
+    part = (above[inside] - target) / jnp.maximum(histogram[inside], 1e-9)
+    value = jnp.where(index < 0, 0.0, (inside + jnp.clip(part, 0.0, 1.0)) / bins)
+    return jnp.where(target <= 0, CLOSED, value)
+
+
+def coverage_threshold(tally: Array, kappa: Array, rho: Array, tau_min: float) -> Array:
+    """tau_t: where the regions of all images together hold `kappa * area(P) / rho`.
+
+    Args:
+      tally: float32[K, bins + 2], summed over the weak images that took a turn.
+      kappa: float32[K], share of the objects' area.
+      rho: float32[K], area of marks / area of objects.
+      tau_min: no pixel joins below this score.
+
+    Returns:
+      float32[K]: in `tau_min`..1, or `CLOSED`.
+    """
+    marks = tally[:, -2]
+    target = (kappa / rho - 1.0) * marks
+    return jnp.maximum(jax.vmap(threshold)(tally[:, :-2], target), tau_min)
+
+
+def _histogram(score: Array, classes: Array, where: Array, count: int) -> Array:
+    """float32[K, BINS]: scores in 0..1 of the pixels `where`, by class."""
+    row = jnp.where(where, classes - 1, count)  # an index beyond the end is dropped, -1 would wrap around
+    column = jnp.clip((score * BINS).astype(jnp.int32), 0, BINS - 1)
+    return jnp.zeros((count, BINS)).at[row.reshape(-1), column.reshape(-1)].add(1.0, mode="drop")
+
+
+def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
+    """The best-scoring part of Y with area `kappa * area(Y)`, marks included."""
+    classes = note.classes[note.full]
+    score = jnp.exp(field.score(classes, field.log_mean[note.full])[0])
+    free = (note.full > 0) & (note.partial == 0)
+    count = kappa.shape[0]
+    histogram = _histogram(score, classes, free, count)
+    area = jnp.stack([jnp.sum(classes == k + 1) for k in range(count)]).astype(jnp.float32)
+    target = kappa * area - (area - histogram.sum(1))
+    tau = jax.vmap(threshold)(histogram, target)
+    joins = free & ((score >= _of_class(tau[None, None, :], classes)) | (_of_class(kappa[None, None, :], classes) >= 1))
+    return jnp.where(joins, note.full, note.partial)
+
+
+def evolve(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
+    """Update E for one image.
+
+    Args:
+      predictions: float32[H, W, K], [H, W, K], [H, W, S], of the averaged network on the un-augmented image.
+      note: the image's masks.
+      level: thresholds and coverage of this moment.
+      settings: constants of the recursion.
+
+    Returns:
+      The next masks, the instances that a brake held, and the image's tally.
+    """
+    count, instances = level.tau.shape[0], note.classes.shape[0]
+    field = _Field(predictions, note, settings)
+    old = note.current
+    start = old if settings.monotone else heal(field, old, note.partial, level.tau)
+    new = grow(field, start, level.tau, settings.reach)
+
+    before, after = sizes(old, instances), sizes(new, instances)
+    largest = jnp.concatenate([jnp.full(1, jnp.inf), level.largest])[note.classes]
+    # A mark of a few pixels multiplies its area within `reach` steps without leaking.
+    leak = after > settings.leak_factor * jnp.maximum(before, 2 * settings.reach * (settings.reach + 1) + 1)
+    held = (after > settings.max_area_factor * largest) | leak
+    held = held & (before > 0) & (note.classes > 0) & ~note.strong
+    rests = jnp.abs(after - before) < settings.stop_growth * before
+    keeps = (held | rests).at[0].set(False)
+    new = jnp.where(keeps[new], 0, new)
+    new = jnp.where((new == 0) & keeps[old], old, new)
+    new = jnp.where(note.strong, _strong_level(field, note, level.kappa), new)
+
+    # Everything that could be reached at all: the histogram says where the next threshold lies.
+    territory = grow(field, note.partial, jnp.full(count, settings.tau_min), None)
+    classes = note.classes[territory]
+    score = jnp.exp(field.score(classes, field.log_mean[territory])[0])
+    histogram = _histogram(score, classes, (territory > 0) & (note.partial == 0), count)
+
+    def areas(labels: Array) -> Array:
+        pixel_class = note.classes[labels]
+        return jnp.stack([jnp.sum(pixel_class == k + 1) for k in range(count)])[:, None]
+
+    tally = jnp.concatenate([histogram, areas(note.partial), areas(new)], axis=1)
+    return Update(current=new, held=held, tally=jnp.where(note.strong, 0.0, tally))
+
+
+def schedule(progress: Array, rho: Array, settings: EvolutionSettings) -> Array:
+    """kappa_t: `rho` until `start`, then in a straight line to `coverage` at `end`.
+
+    Args:
+      progress: float32[], share of the training that is done.
+      rho: float32[K].
+      settings: `start`, `end` and `coverage`.
+
+    Returns:
+      float32[K].
+    """
+    ramp = jnp.clip((progress - settings.start) / (settings.end - settings.start), 0.0, 1.0)
+    return rho + (settings.coverage - rho) * ramp

@@ -1,0 +1,159 @@
+"""From annotated examples on the host to one `DatasetState`: padded, dealt to logical shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rams_jax.annotations import AnnotationError, check_dataset, check_example
+from rams_jax.types import BINS, DatasetState, Example, MaskState
+
+
+def deal(strong: Sequence[int], weak: Sequence[int], shards: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which image each slot of each shard holds.
+
+    Every shard must see full masks, so few strong images are repeated until every shard has as many as the others;
+    weak images are dealt once, and the slots that are left stay empty.
+
+    Args:
+      strong: positions of the strong images in the dataset.
+      weak: positions of the others.
+      shards: number of logical shards, R.
+
+    Returns:
+      `(int[R, strong slots], int[R, weak slots])`: positions in the dataset, -1 for an empty slot.
+    """
+    strong_slots, weak_slots = -(-len(strong) // shards), -(-len(weak) // shards)
+    dealt = np.array([strong[i % len(strong)] for i in range(shards * strong_slots)])
+    padded = np.array([*weak, *[-1] * (shards * weak_slots - len(weak))], int)
+    return dealt.reshape(strong_slots, shards).T, padded.reshape(weak_slots, shards).T
+
+
+def load(
+    examples: Sequence[Example],
+    strong: Sequence[int],
+    number_of_classes: int,
+    shards: int,
+    multiple: int,
+    unmarked: int = 0,
+) -> tuple[DatasetState, np.ndarray]:
+    """Checks a dataset and lays it out for training.
+
+    Args:
+      examples: the training images; sizes may differ, channels and auxiliary tasks may not.
+      strong: positions of the images whose full masks the network may see.
+      number_of_classes: K.
+      shards: R, the number of blocks that the images are dealt to.
+      multiple: height and width are padded to a multiple of it.
+      unmarked: what the masks of weak images say of unmarked pixels at first: 0 = outside, -1 = nothing.
+
+    Returns:
+      The state with NumPy arrays, and int[slots]: the position in `examples` of the image in each slot, -1 if empty.
+
+    Raises:
+      AnnotationError: an image, a map or the set as a whole cannot be used.
+    """
+    check_dataset(examples, strong)
+    for example in examples:
+        check_example(example, number_of_classes)
+    first = examples[0]
+    for example in examples:
+        if example.image.shape[2] != first.image.shape[2]:
+            raise AnnotationError(
+                f"{example.name} has {example.image.shape[2]} channels, but {first.name} has {first.image.shape[2]}; "
+                "all images of a set need the same channels."
+            )
+    chosen = set(strong)
+    strong_images, weak_images = deal(
+        sorted(chosen), [i for i in range(len(examples)) if i not in chosen], shards
+    )
+    slots = np.concatenate([strong_images, weak_images], axis=1)
+    images, strong_count = slots.size, strong_images.shape[1]
+
+    height, width = (
+        -(-max(e.image.shape[axis] for e in examples) // multiple) * multiple for axis in (0, 1)
+    )
+    ids = max(len(e.classes) for e in examples)
+    if ids + number_of_classes > np.iinfo(np.int16).max:
+        raise AnnotationError(f"An image has {ids - 1} objects; at most {np.iinfo(np.int16).max} fit in its map.")
+    arrays = {
+        "image": np.zeros((images, height, width, first.image.shape[2]), np.float32),
+        "inside": np.zeros((images, height, width), bool),
+        "valid": np.zeros((images, height, width), bool),
+        "full": np.zeros((images, height, width), np.int16),
+        "partial": np.zeros((images, height, width), np.int16),
+        "auxiliary": np.zeros((images, height, width, first.auxiliary.shape[2]), np.int8),
+        "classes": np.zeros((images, ids + number_of_classes), np.int32),
+        "strong": np.zeros(images, bool),
+        "complete": np.zeros(images, bool),
+    }
+    current = np.zeros((images, height, width), np.int16)
+    for slot, position in enumerate(slots.reshape(-1)):
+        if position < 0:
+            continue
+        example, is_strong = examples[position], position in chosen
+        h, w = example.partial.shape
+        arrays["image"][slot, :h, :w] = example.image
+        arrays["inside"][slot, :h, :w] = True
+        arrays["valid"][slot, :h, :w] = example.valid
+        arrays["partial"][slot, :h, :w] = example.partial
+        arrays["auxiliary"][slot, :h, :w] = example.auxiliary
+        arrays["classes"][slot, : len(example.classes)] = example.classes
+        arrays["classes"][slot, ids:] = np.arange(1, number_of_classes + 1)
+        arrays["strong"][slot] = is_strong
+        arrays["complete"][slot] = example.complete or is_strong
+        if is_strong:
+            arrays["full"][slot, :h, :w] = example.full
+        marked = example.partial > 0
+        current[slot, :h, :w] = np.where(marked, example.partial, 0 if is_strong else unmarked)
+    rho, largest = mark_statistics([examples[i] for i in sorted(chosen)], number_of_classes)
+    per_shard = slots.shape[1]
+    state = DatasetState(
+        **arrays,
+        rho=rho,
+        largest=largest,
+        strong_slots=np.tile(np.arange(strong_count, dtype=np.int32), (shards, 1)),
+        weak_slots=np.tile(np.arange(strong_count, per_shard, dtype=np.int32), (shards, 1)),
+        weak_count=(weak_images >= 0).sum(1).astype(np.int32),
+        masks=MaskState(
+            current=current,
+            age=np.zeros_like(current),
+            held=np.zeros(arrays["classes"].shape, bool),
+            tally=np.zeros((images, number_of_classes, BINS + 2), np.float32),
+            updates=np.zeros(images, np.int32),
+        ),
+    )
+    return state, slots.reshape(-1)
+
+
+def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the strong images tell of marks and objects.
+
+    Args:
+      strong: examples with full masks and marks.
+      number_of_classes: K.
+
+    Returns:
+      `rho` float32[K]: area of the marks / area of the objects, on valid pixels; `largest` float32[K]: area of the
+      largest object of each class, pixels.
+
+    Raises:
+      AnnotationError: no strong image shows a marked object of one of the classes.
+    """
+    marks, objects, largest = (np.zeros(number_of_classes) for _ in range(3))
+    for example in strong:
+        assert example.full is not None
+        areas = np.bincount(example.full[example.valid], minlength=len(example.classes))
+        marked = np.bincount(example.partial[example.valid & (example.full > 0)], minlength=len(example.classes))
+        for k in range(number_of_classes):
+            of_class = np.flatnonzero(example.classes == k + 1)
+            objects[k] += areas[of_class].sum()
+            marks[k] += marked[of_class].sum()
+            largest[k] = max(largest[k], areas[of_class].max(initial=0))
+    for k in np.flatnonzero((marks == 0) | (objects == 0)):
+        names = ", ".join(e.name for e in strong)
+        raise AnnotationError(
+            f"No strong image ({names}) shows a marked object of class {k + 1}; outline an image that has one."
+        )
+    return (marks / objects).astype(np.float32), largest.astype(np.float32)

@@ -1,0 +1,80 @@
+"""Masked losses: every mean is `sum(weight * loss) / max(sum(weight), 1)`, so an empty mask gives 0 and no NaN."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+def masked_mean(values: Array, weights: Array) -> Array:
+    """Weighted mean of `values` where `weights > 0`; 0 where no weight is.
+
+    Args:
+      values: float[...]; what stands where the weight is 0 is never read, NaN included.
+      weights: float[...], broadcast against `values`.
+
+    Returns:
+      float32[]: `sum(w * v) / max(sum(w), 1)`.
+    """
+    weights = jnp.broadcast_to(weights, values.shape)
+    values = jnp.where(weights > 0, values, 0.0)
+    return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
+    """Masked mean of the softmax cross-entropy.
+
+    Args:
+      logits: float[B, h, w, K + 1].
+      labels: int[B, h, w] in 0..K; what stands where the weight is 0 does not matter.
+      weights: float[B, h, w].
+
+    Returns:
+      float32[], nats.
+    """
+    logits = jnp.where(weights[..., None] > 0, logits, 0.0)
+    labels = jnp.where(weights > 0, labels, 0)
+    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), weights)
+
+
+def soft_dice(logits: Array, labels: Array, weights: Array) -> Array:
+    """One minus the soft Dice of each class over the whole batch, averaged over the classes present (V-Net, eq. in
+    section 3 of Milletari et al. 2016, with plain instead of squared denominators as in nnU-Net).
+
+    Args:
+      logits: float[B, h, w, K + 1].
+      labels: int[B, h, w].
+      weights: float[B, h, w].
+
+    Returns:
+      float32[] in 0..1; 0 if no pixel of any class has weight.
+    """
+    weights = weights[..., None]
+    probability = jax.nn.softmax(jnp.where(weights > 0, logits, 0.0), axis=-1)[..., 1:]
+    truth = jax.nn.one_hot(labels, logits.shape[-1])[..., 1:]
+    axes = (0, 1, 2)
+    overlap = jnp.sum(weights * probability * truth, axes)
+    area = jnp.sum(weights * (probability + truth), axes)
+    present = jnp.sum(weights * truth, axes) > 0
+    dice = 2 * overlap / jnp.maximum(area, 1e-6)
+    return masked_mean(1 - dice, present.astype(jnp.float32))
+
+
+def binary_cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
+    """Masked mean of the sigmoid cross-entropy of independent tasks.
+
+    Args:
+      logits: float[B, h, w, T].
+      labels: float[B, h, w, T] in 0..1.
+      weights: float[B, h, w, T] or broadcast to it.
+
+    Returns:
+      float32[], nats.
+    """
+    weights = jnp.broadcast_to(weights, logits.shape)
+    logits = jnp.where(weights > 0, logits, 0.0)
+    labels = jnp.where(weights > 0, labels, 0.0)
+    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), weights)

@@ -1,0 +1,85 @@
+"""Where arrays live: the images split over the devices, everything else on all of them; and the compiled step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rams_jax.train_step import Metrics, Program, train_step
+from rams_jax.types import DatasetState, TrainState
+
+AXIS = "data"
+
+
+def make_mesh(devices: int) -> Mesh:
+    """A mesh of the first `devices` devices along the axis `data`."""
+    return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def specs(data: DatasetState) -> DatasetState:
+    """The partition of each array of a dataset: by images, but for the two statistics."""
+    split = jax.tree.map(lambda _: PartitionSpec(AXIS), data)
+    return split.replace(rho=PartitionSpec(), largest=PartitionSpec())
+
+
+def place(tree: Any, partition: Any, mesh: Mesh) -> Any:
+    """Puts host arrays on the devices of the mesh; each process reads the part of its own devices.
+
+    Args:
+      tree: pytree of arrays that every process can index.
+      partition: pytree of `PartitionSpec`, or one for all.
+      mesh: from `make_mesh`.
+
+    Returns:
+      The same pytree of global jax arrays.
+    """
+
+    def put(x: Any, spec: PartitionSpec) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
+
+    if isinstance(partition, PartitionSpec):
+        return jax.tree.map(lambda x: put(x, partition), tree)
+    return jax.tree.map(put, tree, partition)
+
+
+def state_specs(state: TrainState) -> TrainState:
+    """The partition of a whole train state."""
+    replicated = jax.tree.map(lambda _: PartitionSpec(), state.replace(data=None))
+    return replicated.replace(data=specs(state.data))
+
+
+def compile_step(
+    program: Program, state: TrainState, mesh: Mesh, shards: int
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    """The training step as one compiled function; the state passed in is used up (donated).
+
+    Args:
+      program: what to do.
+      state: a state, for its structure.
+      mesh: from `make_mesh`.
+      shards: number of logical shards, a multiple of the mesh's devices.
+
+    Returns:
+      `step(state, key) -> (state, metrics)`.
+    """
+    partition = state_specs(state)
+    local = jax.shard_map(
+        functools.partial(train_step, program=program, axis=AXIS),
+        mesh=mesh,
+        in_specs=(partition, PartitionSpec(), PartitionSpec(AXIS)),
+        out_specs=(partition, PartitionSpec()),
+        check_vma=False,
+    )
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
+        return local(state, key, jnp.arange(shards))
+
+    return step

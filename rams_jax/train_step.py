@@ -1,0 +1,193 @@
+"""One training step: sample crops, update the parameters, let the next images' masks evolve.
+
+`train_step` sees the part of the state that lives on one device, as blocks of logical shards. Devices exchange one sum
+per step: gradients, metrics and the tallies that set the coverage threshold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rams_jax import augment, evolution, losses
+from rams_jax.baselines import Rule
+from rams_jax.model import MultiTaskUNet, predictions
+from rams_jax.types import (
+    YES,
+    Annotation,
+    AugmentSettings,
+    Batch,
+    DatasetState,
+    EvolutionSettings,
+    Level,
+    LossSettings,
+    MaskState,
+    TrainState,
+    UNKNOWN,
+)
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that is fixed while training: the network, the label rule and their constants."""
+
+    model: MultiTaskUNet
+    rule: Rule
+    optimizer: optax.GradientTransformation
+    augment: AugmentSettings
+    loss: LossSettings
+    evolution: EvolutionSettings
+    steps: int  # of the whole training
+    strong_crops: int  # per logical shard
+    weak_crops: int
+    ema: float  # decay of the parameter average
+
+
+def init_state(key: Array, program: Program, data: DatasetState) -> TrainState:
+    """Fresh parameters beside the dataset state."""
+    side = program.augment.crop
+    image = jnp.zeros((1, side, side, data.image.shape[-1]))
+    params = program.model.init(key, image, jnp.ones((1, side, side), bool))
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),  # a buffer of its own: the state is donated
+        opt_state=program.optimizer.init(params),
+        tau=jnp.full(program.model.classes, evolution.CLOSED),
+        data=data,
+    )
+
+
+def _sample(key: Array, data: DatasetState, slots: tuple[Array, Array, Array], program: Program) -> Batch:
+    strong_slots, weak_slots, weak_count = slots
+    strong_key, weak_key = jax.random.split(key)
+    strong_count = jnp.int32(strong_slots.shape[0])
+    if not program.rule.weak_images or program.rule.all_strong:
+        crops = program.strong_crops + program.weak_crops
+        return augment.sample(strong_key, data, strong_slots, strong_count, crops, program.augment)
+    strong = augment.sample(strong_key, data, strong_slots, strong_count, program.strong_crops, program.augment)
+    weak = augment.sample(weak_key, data, weak_slots, weak_count, program.weak_crops, program.augment)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), strong, weak)
+
+
+def _loss(params, batch: Batch, program: Program) -> tuple[Array, Metrics]:
+    """Loss of one logical shard's crops."""
+    targets = program.rule.targets(batch, program.model.classes, program.loss)
+    segmentation, approximation, auxiliary = program.model.apply(params, batch.image, batch.inside)
+    weight = targets.segmentation_weight
+    parts = {
+        "loss_segmentation": losses.cross_entropy(segmentation, targets.segmentation, weight)
+        + losses.soft_dice(segmentation, targets.segmentation, weight),
+        "loss_approximation": program.loss.approximation
+        * losses.binary_cross_entropy(approximation, targets.approximation, targets.approximation_weight),
+    }
+    if program.model.auxiliary:
+        known = (batch.auxiliary != UNKNOWN) & batch.valid[..., None]
+        parts["loss_auxiliary"] = program.loss.auxiliary * losses.binary_cross_entropy(
+            auxiliary, (batch.auxiliary == YES).astype(jnp.float32), known.astype(jnp.float32)
+        )
+    if program.loss.weak:
+        labels = jnp.maximum(batch.current, 0)
+        parts["loss_weak"] = program.loss.weak * losses.cross_entropy(segmentation, labels, targets.weak_weight)
+    loss = sum(parts.values(), jnp.float32(0))
+    return loss, parts | {"loss": loss}
+
+
+def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Program) -> DatasetState:
+    """The next images of every block take their turn; `blocks` has leading axes [blocks, images]."""
+    assert program.rule.update is not None
+    shards, images = blocks.image.shape[:2]
+    turns = min(program.evolution.images_per_step, images)
+    index = (state.step * turns + jnp.arange(turns)) % images
+
+    def take(x: Array) -> Array:
+        return x[:, index].reshape(shards * turns, *x.shape[2:])
+
+    masks = blocks.masks
+    note = Annotation(
+        inside=take(blocks.inside),
+        full=take(blocks.full).astype(jnp.int32),
+        partial=take(blocks.partial).astype(jnp.int32),
+        current=take(masks.current).astype(jnp.int32),
+        classes=take(blocks.classes),
+        strong=take(blocks.strong),
+    )
+    opinion = predictions(program.model.apply(state.ema, take(blocks.image), note.inside))
+    update = jax.vmap(program.rule.update, in_axes=(0, 0, None, None))(opinion, note, level, program.evolution)
+    count = take(masks.updates) + 1
+    joined = (update.current > 0) & (update.current != note.partial)
+    stayed = joined & (update.current == note.current)
+    age = jnp.where(joined, jnp.where(stayed, take(masks.age), count[:, None, None].astype(jnp.int16)), 0)
+
+    def put(x: Array, new: Array) -> Array:
+        return x.at[:, index].set(new.reshape(shards, turns, *new.shape[1:]).astype(x.dtype))
+
+    masks = MaskState(
+        current=put(masks.current, update.current),
+        age=put(masks.age, age),
+        held=put(masks.held, update.held),
+        tally=put(masks.tally, update.tally),
+        updates=put(masks.updates, count),
+    )
+    return blocks.replace(masks=masks)
+
+
+def train_step(state: TrainState, key: Array, shard_ids: Array, program: Program, axis: str) -> tuple[TrainState, Metrics]:
+    """One step of one device, inside `shard_map` over `axis`.
+
+    Args:
+      state: the device's images (whole blocks of logical shards) and the replicated rest.
+      key: random key of the training; the step and the shard are folded in.
+      shard_ids: int32[blocks], which logical shards live here.
+      program: what to do.
+      axis: name of the mesh axis.
+
+    Returns:
+      The next state, and float32[] metrics averaged over the shards.
+    """
+    per_shard = state.data.image.shape[0] // shard_ids.shape[0]
+    slots = (state.data.strong_slots, state.data.weak_slots, state.data.weak_count)
+    shared = {"strong_slots": None, "weak_slots": None, "weak_count": None, "rho": None, "largest": None}
+    blocks = jax.tree.map(
+        lambda x: x.reshape(shard_ids.shape[0], per_shard, *x.shape[1:]), state.data.replace(**shared)
+    )
+    step_key = jax.random.fold_in(key, state.step)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, shard_ids)
+    batches = jax.vmap(_sample, in_axes=(0, 0, 0, None))(keys, blocks, slots, program)
+
+    def mean_loss(params) -> tuple[Array, Metrics]:
+        values, parts = jax.vmap(lambda batch: _loss(params, batch, program))(batches)
+        return values.mean(), jax.tree.map(jnp.mean, parts)
+
+    gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
+    masks = state.data.masks
+    tally = masks.tally.sum(0)
+    held = masks.held.sum(dtype=jnp.float32)
+    devices = jax.lax.axis_size(axis)
+    # The step's only exchange between devices.
+    means = jax.tree.map(lambda x: x / devices, (gradients, metrics))
+    (gradients, metrics), tally, held = jax.lax.psum((means, tally, held), axis)
+    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The average of the first steps forgets the initial parameters faster.
+    decay = jnp.minimum(program.ema, (1.0 + state.step) / (10.0 + state.step))
+    ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, params)
+    state = state.replace(params=params, opt_state=opt_state, ema=ema)
+
+    if program.rule.update is not None:
+        progress = state.step / program.steps
+        kappa = evolution.schedule(progress, state.data.rho, program.evolution)
+        tau = evolution.coverage_threshold(tally, kappa, state.data.rho, program.evolution.tau_min)
+        level = Level(progress=progress, kappa=kappa, tau=tau, largest=state.data.largest)
+        blocks = _evolve(state, level, blocks, program)
+        masks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.masks)
+        state = state.replace(tau=tau, data=state.data.replace(masks=masks))
+        marks = jnp.maximum(tally[:, -2].sum(), 1.0)
+        metrics |= {"coverage": kappa.mean(), "tau": tau.mean(), "area": tally[:, -1].sum() / marks, "held": held}
+    return state.replace(step=state.step + 1), metrics

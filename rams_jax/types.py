@@ -1,0 +1,198 @@
+"""The data that moves through the library: frozen dataclasses whose fields say their shapes.
+
+Symbols: N images, H x W pixels, C channels, K object classes, J the largest instance id, S auxiliary tasks, B crops.
+Instance maps hold 0 for "in no object" and 1..J for the objects of that image. Class 0 is background.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+UNKNOWN, NO, YES = 0, 1, 2  # what an auxiliary stroke says of a pixel
+BINS = 256  # of the score histograms in `MaskState.tally`
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One annotated image on the host, as a dataset yields it."""
+
+    name: str
+    image: np.ndarray  # float32[H, W, C], normalised
+    full: np.ndarray | None  # int32[H, W]: every object outlined; None if nobody did
+    partial: np.ndarray  # int32[H, W]: rough marks, the ids are those of `full`
+    valid: np.ndarray  # bool[H, W]: False where the annotator did not look
+    classes: np.ndarray  # int32[J + 1]: class of each id; classes[0] = 0
+    auxiliary: np.ndarray  # int8[H, W, S]: UNKNOWN, NO or YES for each auxiliary task
+    complete: bool = True  # every object of the image carries a mark
+    pixel_size: float = 1.0  # micrometres
+
+
+@struct.dataclass
+class MaskState:
+    """What the recursion changes: the current approximations of all images."""
+
+    current: jax.Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (pseudo-labels only)
+    age: jax.Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
+    held: jax.Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
+    tally: jax.Array  # float32[N, K, bins + 2], at the image's last turn: scores of the pixels in reach, area of P, of A
+    updates: jax.Array  # int32[N]: how often the image took its turn
+
+
+@struct.dataclass
+class DatasetState:
+    """All training images with their annotations, on the devices; logical shard r owns the r-th block of images."""
+
+    image: jax.Array  # float32[N, H, W, C], zero where padded
+    inside: jax.Array  # bool[N, H, W]: False where padded
+    valid: jax.Array  # bool[N, H, W]: inside, and looked at by the annotator
+    full: jax.Array  # int16[N, H, W]: 0 everywhere on weak images
+    partial: jax.Array  # int16[N, H, W]
+    auxiliary: jax.Array  # int8[N, H, W, S]
+    classes: jax.Array  # int32[N, J + 1 + K]: class of each id; the last K ids are "class k, no instance known"
+    strong: jax.Array  # bool[N]
+    complete: jax.Array  # bool[N]
+    rho: jax.Array  # float32[K]: area of the marks / area of the objects, on the strong images
+    largest: jax.Array  # float32[K]: area of the largest strong object, pixels
+    strong_slots: jax.Array  # int32[shards, strong per shard]: positions in the shard's block that hold strong images
+    weak_slots: jax.Array  # int32[shards, weak per shard]
+    weak_count: jax.Array  # int32[shards]: how many of weak_slots hold an image; the rest is padding
+    masks: MaskState
+
+
+@struct.dataclass
+class Annotation:
+    """What is known of one whole image when its masks take their turn; a slice of `DatasetState`."""
+
+    inside: jax.Array  # bool[H, W]
+    full: jax.Array  # int32[H, W]
+    partial: jax.Array  # int32[H, W]
+    current: jax.Array  # int32[H, W]
+    classes: jax.Array  # int32[J + 1 + K]
+    strong: jax.Array  # bool[]
+
+
+@struct.dataclass
+class Level:
+    """How far the recursion has come."""
+
+    progress: jax.Array  # float32[]: share of the training that is done
+    kappa: jax.Array  # float32[K]: share of the objects' area that the masks should hold
+    tau: jax.Array  # float32[K]: score above which pixels join on weak images
+    largest: jax.Array  # float32[K]: as in DatasetState
+
+
+@struct.dataclass
+class Update:
+    """The masks of one image after its turn."""
+
+    current: jax.Array  # int32[H, W]
+    held: jax.Array  # bool[J + 1 + K]
+    tally: jax.Array  # float32[K, bins + 2]
+
+
+@struct.dataclass
+class Batch:
+    """Augmented crops with their labels as class maps."""
+
+    image: jax.Array  # float32[B, h, w, C]
+    inside: jax.Array  # bool[B, h, w]
+    valid: jax.Array  # bool[B, h, w]
+    full: jax.Array  # int32[B, h, w]: class map of the full masks
+    partial: jax.Array  # int32[B, h, w]: class map of the marks
+    current: jax.Array  # int32[B, h, w]: class map of A_t; -1 = no statement
+    auxiliary: jax.Array  # int8[B, h, w, S]
+    strong: jax.Array  # bool[B]
+    complete: jax.Array  # bool[B]
+
+
+@struct.dataclass
+class Targets:
+    """What each task learns from a batch."""
+
+    segmentation: jax.Array  # int32[B, h, w] in 0..K
+    segmentation_weight: jax.Array  # float32[B, h, w]
+    weak_weight: jax.Array  # float32[B, h, w]: where the segmentation also learns `current`
+    approximation: jax.Array  # float32[B, h, w, K]
+    approximation_weight: jax.Array  # float32[B, h, w]
+
+
+@struct.dataclass
+class Predictions:
+    """Probabilities of the three tasks."""
+
+    segmentation: jax.Array  # float32[..., H, W, K]: p, without background
+    approximation: jax.Array  # float32[..., H, W, K]: q
+    auxiliary: jax.Array  # float32[..., H, W, S]: s
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a training step reads and writes."""
+
+    step: jax.Array  # int32[]
+    params: Any
+    ema: Any  # exponential moving average of params
+    opt_state: Any
+    tau: jax.Array  # float32[K]: the score above which pixels join, from the last step's histograms
+    data: DatasetState
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    width: int  # channels at full resolution; doubled at each level
+    depth: int  # number of resolutions
+    own_levels: int  # decoder levels, from the finest down, that each task has for itself
+    dtype: str  # of activations; parameters stay float32
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    crop: int  # side of the square crops, pixels
+    foreground: float  # share of crops centred on a labelled pixel
+    rotation: float  # largest angle, degrees
+    scale: float  # largest factor, both ways
+    aspect: float  # largest factor between the axes, both ways
+    flip: bool
+    elastic: float  # standard deviation of the displacement, pixels
+    elastic_grid: int  # spacing of its control points, pixels
+    brightness: float  # largest shift, in units of the normalised image
+    contrast: float  # largest factor, both ways
+    noise: float  # largest standard deviation
+    blur: float  # largest standard deviation, pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    approximation: float
+    auxiliary: float
+    weak: float  # weight of the segmentation loss on the grown masks; 0 is the paper's setting
+    weak_margin: int  # pixels around a grown mask that teach the segmentation nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionSettings:
+    images_per_step: int  # m: per logical shard
+    start: float  # share of the training at which the coverage leaves rho
+    end: float  # share of the training at which it reaches `coverage`
+    coverage: float  # kappa at the end: 1 = the masks hold as much area as the objects
+    alpha: float  # weight of q against p in the score
+    tau_min: float  # no pixel joins below this score
+    tau_separation: float  # nor above this probability of an interface
+    reach: int  # 4-neighbour steps a region may grow in one update
+    monotone: bool  # A_t stays inside A_{t+1}
+    stop_growth: float  # relative change of area below which an instance rests
+    max_area_factor: float  # of the largest strong object of the class
+    leak_factor: float  # largest growth of an instance in one update
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceSettings:
+    threshold: float  # probability above which a pixel is object
+    marker_sigma: float  # smoothing of the approximation before its maxima become markers, pixels
+    marker_depth: float  # height by which a maximum must stand out to be a marker of its own
+    min_area: int  # smaller objects are dropped, pixels
