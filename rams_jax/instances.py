@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.ndimage as ndi
+from skimage.measure import label
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
@@ -33,7 +34,7 @@ def label_instances(
       settings: threshold, marker_sigma in pixels, marker_depth in [0, 1), min_area in pixels.
 
     Returns:
-      int32[H, W], 0 = background, ids 1..J without gaps, the largest first; int32[J + 1], the class of each id, 0 first.
+      int32[H, W], 0 = background, ids 1..J without gaps, the largest first; int32[J + 1], the class of each id.
     """
     foreground = np.asarray(foreground)
     approximation, auxiliary = np.asarray(predictions.approximation), np.asarray(predictions.auxiliary)
@@ -45,7 +46,7 @@ def label_instances(
         height = _height(approximation[..., k - 1], separation, mask, settings.marker_sigma)
         objects = watershed(-height, _markers(height, mask, settings.marker_depth), connectivity=1, mask=mask)
         for j, box in enumerate(ndi.find_objects(objects), start=1):
-            filled = ndi.binary_fill_holes(objects[box] == j)
+            filled = np.asarray(ndi.binary_fill_holes(objects[box] == j))
             found.append((int(filled.sum()), k, box, filled))
     # what lies in the hole of another object is smaller, so painted after it, and keeps its pixels
     kept = sorted((f for f in found if f[0] >= settings.min_area), key=lambda f: -f[0])
@@ -58,7 +59,7 @@ def label_instances(
 def _height(approximation: np.ndarray, separation: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
     # the depth separates touching objects where q is one plateau, q where the outline shows no neck
     inner = ndi.gaussian_filter((approximation * (1 - separation)).astype(np.float64), sigma)
-    depth = ndi.distance_transform_edt(np.pad(mask & (separation < _INTERFACE), 1))[1:-1, 1:-1]
+    depth = np.asarray(ndi.distance_transform_edt(np.pad(mask & (separation < _INTERFACE), 1)))[1:-1, 1:-1]
     depth = ndi.gaussian_filter(np.maximum(depth, 0.5 * mask), sigma)  # above 0 on interfaces, for the logarithm
     return np.maximum(inner, _FLOOR) * depth
 
@@ -71,4 +72,6 @@ def _markers(height: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
     outside = level[mask].min() - step - 1
     level[~mask] = outside
     flat = reconstruction(np.where(mask, level - step, outside), level, footprint=_CROSS)
-    return ndi.label(local_maxima(flat, footprint=_CROSS) & mask, structure=_CROSS)[0]
+    # padded, because an image that is one plateau has no maxima
+    maxima = local_maxima(np.pad(flat, 1, constant_values=outside), footprint=_CROSS)[1:-1, 1:-1]
+    return np.asarray(label(maxima & mask, connectivity=1))

@@ -65,15 +65,11 @@ def load(
                 "all images of a set need the same channels."
             )
     chosen = set(strong)
-    strong_images, weak_images = deal(
-        sorted(chosen), [i for i in range(len(examples)) if i not in chosen], shards
-    )
+    strong_images, weak_images = deal(sorted(chosen), [i for i in range(len(examples)) if i not in chosen], shards)
     slots = np.concatenate([strong_images, weak_images], axis=1)
     images, strong_count = slots.size, strong_images.shape[1]
 
-    height, width = (
-        -(-max(e.image.shape[axis] for e in examples) // multiple) * multiple for axis in (0, 1)
-    )
+    height, width = (-(-max(e.image.shape[axis] for e in examples) // multiple) * multiple for axis in (0, 1))
     ids = max(len(e.classes) for e in examples)
     if ids + number_of_classes > np.iinfo(np.int16).max:
         raise AnnotationError(f"An image has {ids - 1} objects; at most {np.iinfo(np.int16).max} fit in its map.")

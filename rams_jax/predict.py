@@ -44,9 +44,7 @@ def predict(model: MultiTaskUNet, params: Any, images: Sequence[np.ndarray], bat
             padded[i, : x.shape[0], : x.shape[1]] = x
             inside[i, : x.shape[0], : x.shape[1]] = True
         out = jax.tree.map(np.asarray, _apply(model, params, jnp.asarray(padded), jnp.asarray(inside)))
-        results += [
-            jax.tree.map(lambda y, i=i, x=x: y[i, : x.shape[0], : x.shape[1]], out) for i, x in enumerate(part)
-        ]
+        results += [jax.tree.map(lambda y, i=i, x=x: y[i, : x.shape[0], : x.shape[1]], out) for i, x in enumerate(part)]
     return results
 
 

@@ -21,7 +21,7 @@ SCORES = (
     (
         "ap50",
         "AP50",
-        "Found objects over found + missed + invented ones; found = at least half of the union is shared.",
+        "Found objects over found + missed + invented ones; found = IoU above one half.",
     ),
     ("object_dice", "Object Dice", "Dice of each object with its best partner, averaged by area."),
     (

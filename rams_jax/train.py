@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -16,7 +17,8 @@ import optax
 import tqdm
 from ml_collections import ConfigDict
 
-from rams_jax import checkpoint, config as settings, datasets, loading, outputs, sharding
+from rams_jax import checkpoint, datasets, loading, outputs, sharding
+from rams_jax import config as settings
 from rams_jax.annotations import AnnotationError
 from rams_jax.baselines import RULES
 from rams_jax.datasets.partial import choose_strong
@@ -24,7 +26,7 @@ from rams_jax.evaluate import score_instances, score_masks
 from rams_jax.instances import label_instances
 from rams_jax.model import MultiTaskUNet, multiple
 from rams_jax.predict import foreground, predict
-from rams_jax.train_step import Program, evolution_only, init_state
+from rams_jax.train_step import Metrics, Program, evolution_turn, init_state
 from rams_jax.types import (
     AugmentSettings,
     EvolutionSettings,
@@ -85,12 +87,13 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     strong = choose_strong(splits.train, config.data.strong, config.seed)
     if rule.all_strong:
         strong = tuple(range(len(splits.train)))
+    train_images = datasets.reveal(splits.train, strong)
     shards, devices = shards_and_devices(config)
     model = MultiTaskUNet(
         ModelSettings(**config.model), len(config.data.class_names), splits.train[0].auxiliary.shape[-1]
     )
     data, slots = loading.load(
-        splits.train, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
+        train_images, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
     )
     train = config.train
     rate = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, train.warmup_steps, train.steps)
@@ -132,6 +135,20 @@ def shards_and_devices(config: ConfigDict) -> tuple[int, int]:
     return shards, max(d for d in range(1, jax.device_count() + 1) if shards % d == 0)
 
 
+def share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) -> float:
+    """Time of the masks' turn, run by itself on one shard's images, relative to a whole step; 0 where none evolve."""
+    if run.program.rule.update is None:
+        return 0.0
+    turn = jax.jit(functools.partial(evolution_turn, program=run.program))
+    jax.block_until_ready(turn(state))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(turn(state))
+        times.append(time.perf_counter() - start)
+    return min(times) / seconds_per_step
+
+
 def evaluate(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple[dict[str, float], list[np.ndarray]]:
     """Scores of the averaged network on `examples`, and the instance map of each."""
     opinions = predict(run.program.model, state.ema, [e.image for e in examples])
@@ -170,48 +187,128 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     run, state, step = prepare(config)
     path = checkpoint.open_workdir(workdir, config.to_dict())
     manager = checkpoint.open_checkpoints(path)
-    restored = checkpoint.restore(manager, jax.tree.map(_abstract, _changing(state)))
-    if restored is not None:
-        state = _restored(state, restored)
-    first, total = int(state.step), config.train.steps
-    key = sharding.place(stream(config.seed, "crops"), jax.sharding.PartitionSpec(), None) if False else stream(
-        config.seed, "crops"
-    )
+    state = _restore(manager, state)
+    first, total, train = int(state.step), config.train.steps, config.train
+    key = stream(config.seed, "crops")
     log = outputs.Log(path, first)
-    print(outputs.headline(config, run.splits, run.strong, first, path), flush=True)
-    pending: list[dict[str, jax.Array]] = []
+    print(_headline(run, first), flush=True)
+    pending: list[Metrics] = []
+    busy, timed = 0.0, 0  # seconds in steps after the first, which compiles
+    began = time.perf_counter() - log.seconds
     with outputs.StopOnInterrupt() as interrupt, tqdm.tqdm(total=total, initial=first, unit="step") as bar:
-        started, seconds_before = time.perf_counter(), log.seconds
         for number in range(first + 1, total + 1):
+            start = time.perf_counter()
             state, metrics = step(state, key)
-            pending.append(metrics)
+            pending.append(jax.block_until_ready(metrics))
+            if number > first + 1:
+                busy, timed = busy + time.perf_counter() - start, timed + 1
             bar.update()
-            last = number == total or interrupt.requested
-            if number % config.train.log_every == 0 or last:
+            stop = interrupt.requested and number < total
+            if number % train.log_every == 0 or number == total:
                 row = outputs.mean_metrics(pending)
                 pending = []
                 bar.set_postfix(outputs.short(row))
-                log.write(number, row, seconds_before + time.perf_counter() - started)
-            if number % config.train.evaluate_every == 0 or number == total:
-                scores, _ = evaluate(run, state, run.splits.validation)
-                masks = evaluate_masks(run, state) or {}
-                log.write(
-                    number,
-                    {f"val_{k}": v for k, v in scores.items()} | {f"masks_{k}": v for k, v in masks.items()},
-                    seconds_before + time.perf_counter() - started,
-                )
-            if number % config.train.checkpoint_every == 0 or last:
+                log.write(number, row, time.perf_counter() - began)
+            if number % train.evaluate_every == 0 or number == total:
+                scores = {f"val_{k}": v for k, v in evaluate(run, state, run.splits.validation)[0].items()}
+                masks = {f"masks_{k}": v for k, v in (evaluate_masks(run, state) or {}).items()}
+                log.write(number, scores | masks, time.perf_counter() - began)
+            if number % train.checkpoint_every == 0 or number == total or stop:
                 checkpoint.save(manager, number, _changing(state))
-            if interrupt.requested and number < total:
-                raise Interrupted(f"Saved at step {number} of {total}. The same command goes on from there.")
-    return {}
+            if stop:
+                raise Interrupted(
+                    f"Stopped and saved at step {number} of {total}; the same command goes on from there."
+                )
+    rate = timed / busy if timed else None
+    return _finish(run, state, path, log, rate, time.perf_counter() - began)
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def _finish(
+    run: Run, state: TrainState, path: pathlib.Path, log: outputs.Log, rate: float | None, seconds: float
+) -> dict[str, Any]:
+    """Scores the test images, writes everything, returns the summary."""
+    config, splits, pictures = run.config, run.splits, {}
+    scores, maps = evaluate(run, state, splits.test)
+    masks = evaluate_masks(run, state)
+    current, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
+    grown = []
+    for slot, example in run.weak_slots():
+        h, w = example.partial.shape
+        grown.append((example, current[slot, :h, :w], age[slot, :h, :w]))
+    if masks is not None:
+        outputs.write_maps(path / "evolved", {f"{e.name}_masks": (c, e.pixel_size) for e, c, _ in grown})
+        outputs.write_maps(path / "evolved", {f"{e.name}_age": (a, e.pixel_size) for e, _, a in grown})
+        pictures |= outputs.growth_figures(grown)
+    outputs.write_maps(
+        path / "predictions", {e.name: (m, e.pixel_size) for e, m in zip(splits.test, maps, strict=True)}
+    )
+    texts = [f"test image {e.name}" for e in splits.test]
+    pictures |= outputs.prediction_figures(splits.test, maps, texts)
+    summary = {
+        "method": config.method,
+        "data": config.data.name,
+        "seed": config.seed,
+        "strong": len(run.strong),
+        "weak": len(splits.train) - len(run.strong) if run.program.rule.weak_images else 0,
+        "steps": config.train.steps,
+        "test": scores,
+        "masks": masks,
+        "seconds": round(seconds, 1),
+        "steps_per_second": round(rate, 3) if rate else None,
+        "evolution_share": round(share_of_evolution(run, state, 1 / rate), 3) if rate else None,
+        "warnings": _warnings(run, state, log.rows),
+        **outputs.environment(),
+    }
+    outputs.finish(path, config.to_dict(), summary, log.rows, pictures)
+    print(f"Report: {path / 'report.html'}")
+    return summary
+
+
+def _headline(run: Run, first: int) -> str:
+    """What is about to be trained, in two lines."""
+    splits, config = run.splits, run.config
+    weak = len(splits.train) - len(run.strong)
+    outlined = ", ".join(splits.train[i].name for i in run.strong[:3]) + (", ..." if len(run.strong) > 3 else "")
+    return (
+        f"{config.data.name}: {len(run.strong)} outlined ({outlined}) and {weak} marked training images, "
+        f"{len(splits.validation)} for validation, {len(splits.test)} for the test.\n"
+        f"{config.method} on {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"from step {first} to {config.train.steps}; the first step compiles."
+    )
+
+
+def _warnings(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[str]:
+    """Sentences on masks that did not do what the schedule asked of them."""
+    areas = [row for row in rows if "area" in row]
+    if not areas or run.program.rule.unmarked:
+        return []
+    found = []
+    share = areas[-1]["area"] * float(np.mean(state.data.rho)) / areas[-1]["coverage"]
+    if share < 0.85:
+        found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
+    if share > 1.15:
+        found.append(f"The masks overshot: they hold {share:.0%} of the area that the schedule asked for.")
+    held = [(e.name, int(h)) for s, e in run.weak_slots() if (h := np.asarray(state.data.masks.held[s]).sum())]
+    if held:
+        names = ", ".join(f"{name} ({count})" for name, count in held[:5]) + (", ..." if len(held) > 5 else "")
+        found.append(f"A brake held {sum(h for _, h in held)} objects that were about to leak: {names}.")
+    return found
 
 
 def _changing(state: TrainState) -> dict[str, Any]:
     """The part of the state that training changes; the rest is read from the data set again."""
-    kept = dataclasses.asdict(state.replace(data=None))
-    return {k: v for k, v in kept.items() if k != "data"} | {"masks": dataclasses.asdict(state.data.masks)}
+    fields = ("step", "params", "ema", "opt_state", "tau")
+    return {name: getattr(state, name) for name in fields} | {"masks": state.data.masks}
+
+
+def _restore(manager: Any, state: TrainState) -> TrainState:
+    """The state of the last checkpoint, if there is one."""
+
+    def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    tree = checkpoint.restore(manager, jax.tree.map(abstract, _changing(state)))
+    if tree is None:
+        return state
+    masks = tree.pop("masks")
+    return state.replace(**tree, data=state.data.replace(masks=masks))

@@ -16,6 +16,7 @@ from rams_jax import augment, evolution, losses
 from rams_jax.baselines import Rule
 from rams_jax.model import MultiTaskUNet, predictions
 from rams_jax.types import (
+    UNKNOWN,
     YES,
     Annotation,
     AugmentSettings,
@@ -26,7 +27,6 @@ from rams_jax.types import (
     LossSettings,
     MaskState,
     TrainState,
-    UNKNOWN,
 )
 
 Array = jax.Array
@@ -68,7 +68,7 @@ def _sample(key: Array, data: DatasetState, slots: tuple[Array, Array, Array], p
     strong_slots, weak_slots, weak_count = slots
     strong_key, weak_key = jax.random.split(key)
     strong_count = jnp.int32(strong_slots.shape[0])
-    if not program.rule.weak_images or program.rule.all_strong:
+    if not program.rule.weak_images or weak_slots.shape[0] == 0:
         crops = program.strong_crops + program.weak_crops
         return augment.sample(strong_key, data, strong_slots, strong_count, crops, program.augment)
     strong = augment.sample(strong_key, data, strong_slots, strong_count, program.strong_crops, program.augment)
@@ -138,7 +138,38 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
     return blocks.replace(masks=masks)
 
 
-def train_step(state: TrainState, key: Array, shard_ids: Array, program: Program, axis: str) -> tuple[TrainState, Metrics]:
+def _blocks(data: DatasetState) -> DatasetState:
+    """The arrays of the images with leading axes [blocks, images]; the other fields are left out."""
+    shards = data.strong_slots.shape[0]
+    images = data.replace(strong_slots=None, weak_slots=None, weak_count=None, rho=None, largest=None)
+    return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), images)
+
+
+def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Program) -> tuple[TrainState, Level]:
+    """The part of a step that lets masks evolve.
+
+    Args:
+      state: as in `train_step`.
+      tally: float32[K, bins + 2], summed over all images; None: over those of `state`.
+      program: with a rule that has an update.
+
+    Returns:
+      The state with new masks and threshold, and the level that they were made with.
+    """
+    data = state.data
+    tally = data.masks.tally.sum(0) if tally is None else tally
+    progress = state.step / program.steps
+    kappa = evolution.schedule(progress, data.rho, program.evolution)
+    tau = evolution.coverage_threshold(tally, kappa, data.rho, program.evolution.tau_min)
+    level = Level(progress=progress, kappa=kappa, tau=tau, largest=data.largest)
+    blocks = _evolve(state, level, _blocks(data), program)
+    masks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.masks)
+    return state.replace(tau=tau, data=data.replace(masks=masks)), level
+
+
+def train_step(
+    state: TrainState, key: Array, shard_ids: Array, program: Program, axis: str
+) -> tuple[TrainState, Metrics]:
     """One step of one device, inside `shard_map` over `axis`.
 
     Args:
@@ -151,12 +182,8 @@ def train_step(state: TrainState, key: Array, shard_ids: Array, program: Program
     Returns:
       The next state, and float32[] metrics averaged over the shards.
     """
-    per_shard = state.data.image.shape[0] // shard_ids.shape[0]
     slots = (state.data.strong_slots, state.data.weak_slots, state.data.weak_count)
-    shared = {"strong_slots": None, "weak_slots": None, "weak_count": None, "rho": None, "largest": None}
-    blocks = jax.tree.map(
-        lambda x: x.reshape(shard_ids.shape[0], per_shard, *x.shape[1:]), state.data.replace(**shared)
-    )
+    blocks = _blocks(state.data)
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, shard_ids)
     batches = jax.vmap(_sample, in_axes=(0, 0, 0, None))(keys, blocks, slots, program)
@@ -181,13 +208,12 @@ def train_step(state: TrainState, key: Array, shard_ids: Array, program: Program
     state = state.replace(params=params, opt_state=opt_state, ema=ema)
 
     if program.rule.update is not None:
-        progress = state.step / program.steps
-        kappa = evolution.schedule(progress, state.data.rho, program.evolution)
-        tau = evolution.coverage_threshold(tally, kappa, state.data.rho, program.evolution.tau_min)
-        level = Level(progress=progress, kappa=kappa, tau=tau, largest=state.data.largest)
-        blocks = _evolve(state, level, blocks, program)
-        masks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.masks)
-        state = state.replace(tau=tau, data=state.data.replace(masks=masks))
+        state, level = evolution_turn(state, tally, program=program)
         marks = jnp.maximum(tally[:, -2].sum(), 1.0)
-        metrics |= {"coverage": kappa.mean(), "tau": tau.mean(), "area": tally[:, -1].sum() / marks, "held": held}
+        metrics |= {
+            "coverage": level.kappa.mean(),
+            "tau": level.tau.mean(),
+            "area": tally[:, -1].sum() / marks,
+            "held": held,
+        }
     return state.replace(step=state.step + 1), metrics

@@ -39,7 +39,9 @@ class MaskState:
     current: jax.Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (pseudo-labels only)
     age: jax.Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
     held: jax.Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
-    tally: jax.Array  # float32[N, K, bins + 2], at the image's last turn: scores of the pixels in reach, area of P, of A
+    tally: (
+        jax.Array
+    )  # float32[N, K, bins + 2], at the image's last turn: scores of the pixels in reach, area of P, of A
     updates: jax.Array  # int32[N]: how often the image took its turn
 
 

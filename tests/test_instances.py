@@ -89,6 +89,22 @@ def test_depth_is_relative_to_the_height():
     assert label(left | right, marker_depth=0.6)[0].max() == 1
 
 
+def test_the_depth_of_a_marker_worked():
+    # in an image of one row every pixel is 1 from the outside, so unsmoothed heights are q: the maximum 0.8 sinks to
+    # 0.4, half of its height, before it meets 1.0
+    inner = np.array([[0.6, 0.8, 0.4, 0.7, 1.0]])
+    for depth, count in ((0.49, 2), (0.51, 1)):
+        assert label(np.ones((1, 5)), inner, marker_sigma=0.0, marker_depth=depth, min_area=0)[0].max() == count
+
+
+def test_a_certain_interface_without_smoothing_is_finite_and_stays_object():
+    separation = np.array([[0, 0, 1, 0, 0]], np.float32)
+    with np.errstate(all="raise"):
+        instances, _ = label(np.ones((1, 5)), separation=separation, marker_sigma=0.0, min_area=0)
+    assert instances.min() == 1
+    assert instances.max() == 2
+
+
 def test_pieces_without_approximation_are_one_object_each():
     instances, classes = label(disc((20, 20), 8) | disc((40, 60), 8), np.zeros((64, 96)))
     assert classes.tolist() == [0, 1, 1]
@@ -148,6 +164,12 @@ def test_a_pixel_has_the_class_with_the_larger_probability():
 def test_the_threshold_itself_is_object():
     assert label(np.full((8, 8), 0.5))[0].min() == 1
     assert label(np.full((8, 8), 0.499))[0].max() == 0
+
+
+def test_a_flat_image_full_of_one_object_is_one_object():
+    instances, classes = label(np.ones((1, 5)), marker_sigma=0.0, min_area=0)
+    assert instances.tolist() == [[1] * 5]
+    assert classes.tolist() == [0, 1]
 
 
 def test_no_foreground():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from rams_jax.annotations import AnnotationError, normalise
 from rams_jax.datasets import folder
@@ -103,12 +104,18 @@ def _scratch_assay(cache: pathlib.Path, seed: int, coverage: tuple[float, float]
     except OSError as error:
         raise AnnotationError(f"{cache}: cannot hold prepared data sets ({error.strerror}); set data.cache.") from error
     final = cache / ScratchAssay.name / str(ScratchAssay.VERSION)
-    parts = None
-    with contextlib.suppress(Exception):  # nothing there yet, or in part: every layer has errors of its own
-        parts = _read(ScratchAssay, cache)
-    if parts is None:
-        _prepare(tfds, ScratchAssay, final)
-        parts = _read(ScratchAssay, cache)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    tfds.disable_progress_bar()
+    try:
+        parts = None
+        with contextlib.suppress(Exception):  # nothing there yet, or in part: every layer has errors of its own
+            parts = _read(ScratchAssay, cache)
+        if parts is None:
+            _prepare(tfds, ScratchAssay, final)
+            parts = _read(ScratchAssay, cache)
+    finally:
+        logging.set_verbosity(verbosity)
     return Splits(*(tuple(_from_row(row, seed, coverage) for row in rows) for rows in parts))
 
 
@@ -126,7 +133,6 @@ def _prepare(tfds: Any, builder_class: type, final: pathlib.Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=final.parent) as aside:
         builder = builder_class(data_dir=aside, file_format="array_record")
-        tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
         try:

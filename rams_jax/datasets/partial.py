@@ -52,6 +52,7 @@ def draw_partial(
         sides = [(int(s.start > 0), int(s.stop < size)) for s, size in zip(box, full.shape, strict=True)]
         depth = ndimage.distance_transform_cdt(np.pad(inside, sides), "chessboard")
         depth = depth[tuple(slice(a, depth.shape[i] - b) for i, (a, b) in enumerate(sides))]
+        depth = np.where(depth < 0, max(full.shape), depth)  # the transform says -1 where there is no outside at all
         looked_at = np.ones_like(inside) if valid is None or not valid[box][inside].any() else valid[box]
         area = max(1, round(rng.uniform(low, high) * int(inside.sum())))
         inner = (depth > 1) & looked_at
@@ -202,7 +203,7 @@ def _mark(room: np.ndarray, depth: np.ndarray, area: int, rng: np.random.Generat
     off[tuple(curve.T)] = False
     noise = ndimage.gaussian_filter(rng.standard_normal(room.shape), max(1.0, np.sqrt(area) / 3))
     noise = np.clip(noise / noise[room].std(), -2, 2)
-    return _grow(room, (ndimage.distance_transform_edt(off) + 0.5) * (1 + 0.3 * noise), start, area)
+    return _grow(room, (ndimage.distance_transform_edt(off) + 0.5) * (1 + 0.2 * noise), start, area)
 
 
 def _grow(room: np.ndarray, cost: np.ndarray, start: np.ndarray, area: int) -> np.ndarray:

@@ -1,0 +1,174 @@
+"""What a run leaves in its workdir besides checkpoints: logs, maps, pictures, summary, report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from rams_jax import curves, figures, report
+from rams_jax.annotations import write_instances
+from rams_jax.types import Example
+
+PICTURES = 6  # training images with a page of rings, and test images with errors shown
+
+
+class StopOnInterrupt:
+    """Turns the first Ctrl-C into a request that the loop reads between two steps; the second one stops at once."""
+
+    def __enter__(self) -> StopOnInterrupt:
+        self.requested = False
+        self._previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self._previous)
+
+    def __exit__(self, *unused: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+
+class Log:
+    """metrics.jsonl and TensorBoard files, cut back to the step that the run goes on from."""
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self.path = workdir / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.rows = [row for row in map(_parse, lines) if row is not None and row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        temporary.replace(self.path)
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    @property
+    def seconds(self) -> float:
+        """Training time up to the last row."""
+        return max((row.get("seconds", 0.0) for row in self.rows), default=0.0)
+
+    def write(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """Adds a row."""
+        row = {"step": step, "seconds": round(seconds, 2), **values}
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A row, or None for a line that a kill has cut short."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def mean_metrics(pending: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:
+    """Mean over steps of what each step reported."""
+    values = jax.device_get(list(pending))
+    return {name: round(float(np.mean([v[name] for v in values])), 6) for name in values[0]}
+
+
+def short(row: Mapping[str, float]) -> dict[str, str]:
+    """What the progress bar shows: the loss, and the area of the masks relative to the marks they grew from."""
+    shown = {"loss": f"{row['loss']:.3f}"}
+    if "area" in row:
+        shown["masks"] = f"{row['area']:.2f}x marks"
+    return shown
+
+
+def write_maps(folder: pathlib.Path, maps: Mapping[str, tuple[np.ndarray, float]]) -> None:
+    """Writes instance or age maps as `folder/NAME.tif`; maps that this run wrote before are replaced.
+
+    Args:
+      folder: made if missing.
+      maps: by name, int[H, W] and the pixel size in micrometres.
+    """
+    folder.mkdir(exist_ok=True)
+    for name, (values, pixel_size) in maps.items():
+        path = folder / f"{name}.tif"
+        path.unlink(missing_ok=True)
+        write_instances(path, values, pixel_size)
+
+
+def growth_figures(grown: Sequence[tuple[Example, np.ndarray, np.ndarray]]) -> dict[str, bytes]:
+    """PNG bytes by file name: the images with most objects, their masks in rings of age."""
+    chosen = sorted(grown, key=lambda g: -len(np.unique(g[0].partial)))[:PICTURES]
+    if not chosen:
+        return {}
+    examples, currents, ages = zip(*chosen[:3], strict=True)
+    names = [e.name for e in examples]
+    pictures = {"growth.png": figures.to_png(figures.growth_gallery(examples, currents, ages, names))}
+    for example, current, age in chosen:
+        pictures[f"growth_{example.name}.png"] = figures.to_png(
+            figures.growth_rings(example, current, age, example.name)
+        )
+    return pictures
+
+
+def prediction_figures(
+    examples: Sequence[Example], maps: Sequence[np.ndarray], texts: Sequence[str]
+) -> dict[str, bytes]:
+    """PNG bytes by file name: predictions beside the truth, on test images spread over the set."""
+    index = np.unique(np.linspace(0, len(examples) - 1, PICTURES).round().astype(int))
+    return {
+        f"prediction_{examples[i].name}.png": figures.to_png(figures.prediction_errors(examples[i], maps[i], texts[i]))
+        for i in index
+    }
+
+
+def finish(
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    pictures: dict[str, bytes],
+) -> None:
+    """Writes figures, report.html and, last, summary.json: where it exists the run is whole."""
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    pictures = pictures | {"curves.png": figures.to_png(curves.training_curves(rows))}
+    for name, png in pictures.items():
+        (folder / name).write_bytes(png)
+    (workdir / "report.html").write_text(report.render(config, summary, rows, pictures), encoding="utf-8")
+    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Where the run took place: `device`, `commit`, `versions`, `peak_memory_mib`."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-image")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return {
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+    }
+
+
+def _commit() -> str:
+    """The commit of the source tree, with `+` behind it if the tree has changes; `unknown` for an installed wheel."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
