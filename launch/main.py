@@ -57,7 +57,7 @@ def default_workdir(config_path: str, method: str, seed: int) -> str:
 def score_line(summary: Mapping[str, Any]) -> str:
     """The scores of a run on its test images, and of its grown masks, in one line."""
     parts = [f"{summary['method']} on {summary['data']}, seed {summary['seed']}: test {_scores(summary['test'])}"]
-    if summary["masks"]:
+    if summary.get("masks"):  # only methods that grow masks have them
         parts.append(f"grown masks {_scores(summary['masks'])}")
     return "; ".join(parts)
 

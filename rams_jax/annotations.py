@@ -6,9 +6,10 @@ that vendors' formats work once the plugin for them is installed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import bioio
 import bioio_ome_tiff
@@ -127,7 +128,8 @@ def normalise(image: np.ndarray, between: np.ndarray | None = None) -> np.ndarra
     """
     low, high = np.asarray(limits(image) if between is None else between, np.float64)
     constant = high <= low
-    scaled = (image.astype(np.float64) - low) / np.where(constant, 1.0, high - low)
+    with np.errstate(invalid="ignore"):  # infinite values are for check_example to find
+        scaled = (image.astype(np.float64) - low) / np.where(constant, 1.0, high - low)
     return np.clip(np.where(constant, 0.0, scaled), -_HIGHEST, _HIGHEST).astype(np.float32)
 
 
@@ -141,14 +143,14 @@ def read_image(path: pathlib.Path | str) -> np.ndarray:
       AnnotationError: the file is missing or unreadable, or is a stack or a series.
     """
     path = pathlib.Path(path)
-    image = _open(path)
-    planes = image.dims.T * image.dims.Z
-    _require(planes == 1, f"{path}: holds {planes} planes or time points; save each as an image of its own.")
-    samples = getattr(image.dims, "S", None)
-    if samples is None:
-        return np.moveaxis(image.get_image_data("CYX"), 0, -1)
-    colour = image.get_image_data("YXCS")[..., : samples - 1 if samples in (2, 4) else samples]
-    return colour.reshape(*colour.shape[:2], -1)
+    with _opened(path) as image:
+        planes = image.dims.T * image.dims.Z
+        _require(planes == 1, f"{path}: holds {planes} planes or time points; save each as an image of its own.")
+        samples = getattr(image.dims, "S", None)
+        if samples is None:
+            return np.moveaxis(image.get_image_data("CYX"), 0, -1)
+        colour = image.get_image_data("YXCS")[..., : samples - 1 if samples in (2, 4) else samples]
+        return colour.reshape(*colour.shape[:2], -1)
 
 
 def read_pixel_size(path: pathlib.Path | str) -> float:
@@ -157,7 +159,8 @@ def read_pixel_size(path: pathlib.Path | str) -> float:
     Raises:
       AnnotationError: the file is missing or unreadable.
     """
-    return float(_open(pathlib.Path(path)).physical_pixel_sizes.Y or 1.0)
+    with _opened(pathlib.Path(path)) as image:
+        return float(image.physical_pixel_sizes.Y or 1.0)
 
 
 def read_instances(path: pathlib.Path | str) -> np.ndarray:
@@ -253,6 +256,10 @@ def _check_ids(example: Example, number_of_classes: int) -> None:
             highest <= ids,
             f"{name}: the {kind} mask holds the id {highest}, but classes go from 1 to {ids} only.",
         )
+        _require(
+            highest <= np.iinfo(np.int16).max,
+            f"{name}: the {kind} mask holds the id {highest}; the largest one possible is 32767: number from 1 up.",
+        )
         used = np.unique(instances[instances > 0])
         wrong = used[(classes[used] < 1) | (classes[used] > number_of_classes)]
         if len(wrong):
@@ -281,12 +288,15 @@ def _check_ids(example: Example, number_of_classes: int) -> None:
             )
 
 
-def _open(path: pathlib.Path) -> bioio.BioImage:
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[bioio.BioImage]:
     if not path.is_file():
         raise AnnotationError(f"{path}: there is no such file.")
     try:
-        return bioio.BioImage(path, reader=_reader(path))
-    except Exception as error:  # each plugin has its own
+        yield bioio.BioImage(path, reader=_reader(path))
+    except AnnotationError:
+        raise
+    except Exception as error:  # each plugin has its own, and some read late
         raise AnnotationError(
             f"{path}: cannot be read as an image ({type(error).__name__}); convert it to TIFF or PNG, or install the "
             "bioio plugin for its format."

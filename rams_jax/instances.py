@@ -73,5 +73,5 @@ def _markers(height: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
     level[~mask] = outside
     flat = reconstruction(np.where(mask, level - step, outside), level, footprint=_CROSS)
     # padded, because an image that is one plateau has no maxima
-    maxima = local_maxima(np.pad(flat, 1, constant_values=outside), footprint=_CROSS)[1:-1, 1:-1]
+    maxima = np.asarray(local_maxima(np.pad(flat, 1, constant_values=outside), footprint=_CROSS))[1:-1, 1:-1]
     return np.asarray(label(maxima & mask, connectivity=1))

@@ -1,0 +1,206 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from rams_jax.annotations import AnnotationError
+from rams_jax.datasets import partial
+from rams_jax.types import NO, UNKNOWN, YES
+
+EIGHT = np.ones((3, 3))
+
+
+def ellipses(size: int = 160, spacing: int = 20, axes: tuple[float, float] = (6.0, 8.5)) -> np.ndarray:
+    """Turned ellipses of about 160 pixels on a grid, 64 of them, none at the edge."""
+    from skimage.draw import ellipse
+
+    full = np.zeros((size, size), np.int32)
+    for index, (y, x) in enumerate(np.ndindex(size // spacing, size // spacing), start=1):
+        centre = (y * spacing + spacing // 2, x * spacing + spacing // 2)
+        full[ellipse(*centre, *axes, shape=full.shape, rotation=index)] = index
+    return full
+
+
+def test_marks_are_as_promised_on_wide_objects():
+    full = ellipses()
+    marks = partial.draw_partial(full, seed=5)
+    assert marks.dtype == np.int32
+    shares = []
+    for index in range(1, 65):
+        inside, mark = full == index, marks == index
+        shares.append(mark.sum() / inside.sum())
+        assert ndimage.label(mark)[1] == 1, "a mark is one connected piece"
+        # The outermost ring: pixels with one of their eight neighbours outside the object.
+        assert not (mark & ~ndimage.binary_erosion(inside, EIGHT)).any(), "a mark keeps off the boundary"
+    area = (full == 1).sum()
+    assert 0.15 - 1 / area <= min(shares) and max(shares) <= 0.40 + 1 / area
+    # Uniform on [0.15, 0.40]: mean 0.275, standard deviation 0.072, so the mean of 64 is within 0.036 of it (4 sigma).
+    assert abs(np.mean(shares) - 0.275) < 0.036 and 0.05 < np.std(shares) < 0.095
+    assert set(np.unique(marks)) == set(range(65))
+    assert (marks[marks > 0] == full[marks > 0]).all()
+
+
+def test_marks_are_off_centre_and_of_two_kinds():
+    full = ellipses()
+    marks = partial.draw_partial(full, seed=5, coverage=(0.2, 0.2))
+    ids = np.arange(1, 65)
+    centres, marked = (np.array(ndimage.center_of_mass(m > 0, m, ids)) for m in (full, marks))
+    assert 1.0 < np.median(np.linalg.norm(centres - marked, axis=1)) < 4.0  # the radius is 6 to 8.5
+    length = []
+    for index in ids:
+        spread = np.linalg.eigvalsh(np.cov(np.argwhere(marks == index).T))
+        length.append(np.sqrt(spread[1] / spread[0]))
+    assert np.percentile(length, 15) < 1.8 and np.percentile(length, 85) > 2.2
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+def test_the_share_is_exact_where_there_is_room(share):
+    full = ellipses(spacing=40, axes=(14.0, 17.0))
+    marks = partial.draw_partial(full, 0, (share, share))
+    for index in range(1, 17):
+        assert (marks == index).sum() == max(1, round(share * (full == index).sum()))
+
+
+def test_a_mark_depends_on_seed_and_object_only():
+    full = ellipses()
+    marks = partial.draw_partial(full, 3)
+    np.testing.assert_array_equal(marks, partial.draw_partial(full, 3))
+    assert (marks != partial.draw_partial(full, 4)).any()
+    alone = np.where(full == 28, full, 0)
+    np.testing.assert_array_equal(partial.draw_partial(alone, 3) == 28, marks == 28)
+    moved = partial.draw_partial(np.roll(alone, (3, -5), (0, 1)), 3)
+    np.testing.assert_array_equal(moved == 28, np.roll(marks == 28, (3, -5), (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "inner"),
+    # Rows x columns of a rectangle, and how many pixels are left without its ring.
+    [(1, 1, 0), (1, 20, 0), (2, 20, 0), (3, 9, 7), (4, 4, 4)],
+)
+def test_narrow_objects_are_marked_too(height, width, inner):
+    full = np.zeros((12, 30), np.int32)
+    full[4 : 4 + height, 5 : 5 + width] = 3
+    for seed in range(5):
+        mark = partial.draw_partial(full, seed, (0.5, 0.5)) == 3
+        expected = max(1, round(0.5 * height * width))
+        assert mark.sum() == (min(expected, inner) if inner else expected)
+        assert ndimage.label(mark)[1] == 1 and (full[mark] == 3).all()
+        if inner:
+            assert not mark[[4, 3 + height]].any() and not mark[:, [5, 4 + width]].any()
+
+
+def test_the_edge_of_the_image_is_no_boundary():
+    full = np.zeros((20, 20), np.int32)
+    full[:4, :10] = 1  # cut by the top left corner: only row 3 and column 9 are boundary
+    mark = partial.draw_partial(full, 0, (1.0, 1.0)) == 1
+    expected = np.zeros((20, 20), bool)
+    expected[:3, :9] = True
+    np.testing.assert_array_equal(mark, expected)
+    assert (partial.draw_partial(np.ones((9, 8), np.int32), 0, (0.25, 0.25)) == 1).sum() == 18
+
+
+def test_marks_stay_where_somebody_looked():
+    full = ellipses()
+    valid = np.ones(full.shape, bool)
+    valid[:, 70:] = False
+    marks = partial.draw_partial(full, 1, valid=valid)
+    cut = np.unique(full[valid & (full > 0)])
+    assert (valid | ~np.isin(marks, cut)).all() and np.isin(cut, marks).all()
+    assert np.isin(np.arange(1, 65), marks).all(), "an object that nobody looked at is still marked"
+
+
+def test_objects_of_several_pieces_get_one_mark_in_the_largest():
+    full = np.zeros((30, 30), np.int32)
+    full[2:7, 2:7], full[10:25, 10:25] = 1, 1
+    mark = partial.draw_partial(full, 0) == 1
+    assert ndimage.label(mark)[1] == 1 and not mark[:9].any()
+
+
+@pytest.mark.parametrize("coverage", [(0.0, 0.4), (0.5, 0.4), (0.2, 1.5)])
+def test_impossible_coverage(coverage):
+    with pytest.raises(AnnotationError, match="Marks cannot cover"):
+        partial.draw_partial(np.ones((4, 4), np.int32), 0, coverage)
+
+
+def test_interfaces_by_hand():
+    valid = np.ones((3, 10), bool)
+    valid[:, 9] = False
+    U, N, Y = UNKNOWN, NO, YES
+    for row, expected in (
+        # Objects that touch: the pixels on both sides of the contact.
+        ([1, 1, 1, 2, 2, 2, 0, 0, 0, 0], [N, N, Y, Y, N, N, N, N, N, U]),
+        # One, two and three pixels apart: the gap, as far as both objects are within two pixels.
+        ([1, 1, 0, 2, 2, 2, 0, 0, 0, 0], [N, N, Y, N, N, N, N, N, N, U]),
+        ([1, 1, 0, 0, 2, 2, 0, 0, 0, 0], [N, N, Y, Y, N, N, N, N, N, U]),
+        ([1, 1, 0, 0, 0, 2, 2, 0, 0, 0], [N, N, N, Y, N, N, N, N, N, U]),
+        # Four apart: no pixel is within two of both.
+        ([1, 1, 0, 0, 0, 0, 2, 2, 0, 0], [N, N, N, N, N, N, N, N, N, U]),
+        # Three objects; ids do not matter.
+        ([7, 7, 0, 3, 3, 0, 5, 5, 0, 0], [N, N, Y, N, N, Y, N, N, N, U]),
+    ):
+        result = partial.draw_interfaces(np.array([row] * 3, np.int32), valid)
+        assert result.dtype == np.int8
+        np.testing.assert_array_equal(result, [expected] * 3)
+
+
+def test_interfaces_against_distances_to_every_object():
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.standard_normal((60, 60)), 2) > 0.03
+    full = ndimage.label(blobs)[0].astype(np.int32)
+    full[:, 30:][full[:, 30:] > 0] += 100  # cut in the middle: some touch
+    ids = np.unique(full[full > 0])
+    distance = np.sort([ndimage.distance_transform_edt(full != i) for i in ids], axis=0)
+    expected = np.where(full > 0, distance[1] < 1.5, distance[1] <= 2)
+    result = partial.draw_interfaces(full, np.ones(full.shape, bool))
+    np.testing.assert_array_equal(result == YES, expected)
+    assert expected.sum() > 50
+
+
+def test_strokes_are_sparse_and_true():
+    full = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((9, 9), int)).astype(np.int32)
+    full[:, ::9], full[::9] = 0, 0  # 8 x 8 objects, one pixel apart
+    full[:, 45:48] = 0
+    interfaces = partial.draw_interfaces(full, np.ones(full.shape, bool))
+    marks = partial.draw_partial(full, 0)
+    strokes = partial.draw_strokes(interfaces, marks, 7, share=0.5)
+    assert (strokes[strokes != UNKNOWN] == interfaces[strokes != UNKNOWN]).all()
+    np.testing.assert_array_equal(strokes == NO, marks > 0)
+    pieces, count = ndimage.label(interfaces == YES, EIGHT)
+    whole = [np.unique(strokes[pieces == i]).tolist() for i in range(1, count + 1)]
+    assert all(values in ([YES], [UNKNOWN]) for values in whole), "an interface is drawn whole or not at all"
+    assert not (partial.draw_strokes(interfaces, marks, 7, share=0.0) == YES).any()
+    np.testing.assert_array_equal(partial.draw_strokes(interfaces, marks, 7, share=1.0) == YES, interfaces == YES)
+
+
+def example(name: str, objects: int):
+    full = np.zeros((30, 30), np.int32)
+    for index in range(objects):
+        full[6 * (index // 5) : 6 * (index // 5) + 5, 6 * (index % 5) : 6 * (index % 5) + 5] = index + 1
+    image = np.zeros((30, 30, 1), np.float32)
+    return partial.annotate(name, image, full, None, np.ones((30, 30), bool), 1.0, 0, (0.15, 0.4))
+
+
+def test_strong_images_are_those_with_objects():
+    examples = [example(str(i), n) for i, n in enumerate([0, 9, 1, 8, 7, 2])]  # median 4.5: 1, 3, 4 are above
+    chosen = [partial.choose_strong(examples, 2, seed) for seed in range(60)]
+    assert set(chosen) == {(1, 3), (1, 4), (3, 4)}
+    assert chosen[:5] == [partial.choose_strong(examples, 2, seed) for seed in range(5)]
+    four = {partial.choose_strong(examples, 4, seed) for seed in range(60)}
+    assert four == {tuple(sorted((1, 3, 4, i))) for i in (0, 2, 5)}
+    assert partial.choose_strong(examples, 6, 0) == (0, 1, 2, 3, 4, 5)
+    for count in (0, -1, 7):
+        with pytest.raises(AnnotationError, match=f"{count} images are to keep their full masks, but 6 of 6"):
+            partial.choose_strong(examples, count, 0)
+
+
+def test_annotate_derives_the_rest():
+    made = example("a", 3)
+    assert made.complete and made.classes.tolist() == [0, 1, 1, 1] and made.auxiliary.shape == (30, 30, 1)
+    assert (made.partial != example("b", 3).partial).any(), "each image has its own stream"
+    first = np.where(made.partial == 1, 1, 0).astype(np.int32)
+    some = partial.annotate("a", made.image, made.full, first, made.valid, 1.0, 0, (0.15, 0.4))
+    assert not some.complete
+    weak = partial.annotate("a", made.image, None, first, made.valid, 1.0, 0, (0.15, 0.4))
+    assert weak.complete and weak.full is None and weak.classes.tolist() == [0, 1]
+    np.testing.assert_array_equal(weak.auxiliary[..., 0] == NO, first > 0)
+    with pytest.raises(AnnotationError, match="a: neither"):
+        partial.annotate("a", made.image, None, None, made.valid, 1.0, 0, (0.15, 0.4))
