@@ -56,7 +56,7 @@ def check_example(example: Example, number_of_classes: int) -> None:
         f"{name}: the valid mask is {valid.dtype} {valid.shape}, but must be bool {size} like the image.",
     )
     _require(
-        auxiliary.ndim == 3 and auxiliary.shape[:2] == size and np.isin(auxiliary, (0, 1, 2)).all(),
+        auxiliary.ndim == 3 and auxiliary.shape[:2] == size and bool(np.isin(auxiliary, (0, 1, 2)).all()),
         f"{name}: the auxiliary strokes must be height x width x tasks, of 0 (unknown), 1 (no) and 2 (yes).",
     )
     _require(

@@ -49,6 +49,8 @@ def test_marks_are_off_centre_and_of_two_kinds():
     for index in ids:
         spread = np.linalg.eigvalsh(np.cov(np.argwhere(marks == index).T))
         length.append(np.sqrt(spread[1] / spread[0]))
+    covered = np.mean([marks[tuple(np.rint(centre).astype(int))] == i for i, centre in zip(ids, centres, strict=True)])
+    assert 0.2 < covered < 0.8, "some marks cover the centre of their object, others do not"
     assert np.percentile(length, 15) < 1.8 and np.percentile(length, 85) > 2.2
 
 
@@ -58,6 +60,14 @@ def test_the_share_is_exact_where_there_is_room(share):
     marks = partial.draw_partial(full, 0, (share, share))
     for index in range(1, 17):
         assert (marks == index).sum() == max(1, round(share * (full == index).sum()))
+
+
+def test_marks_keep_well_inside_large_objects():
+    full = ellipses(size=300, spacing=150, axes=(50.0, 60.0))
+    marks = partial.draw_partial(full, 0, (0.4, 0.4))
+    for index in range(1, 5):
+        depth = ndimage.distance_transform_cdt(full == index, "chessboard")
+        assert depth[marks == index].min() > 0.15 * depth.max() > 4
 
 
 def test_a_mark_depends_on_seed_and_object_only():

@@ -116,14 +116,15 @@ def test_bright_nuclei_without_label_are_invalid(splits):
     # Found by eye in frame 1: a dividing nucleus at row 193, column 109 and its neighbour at row 178, column 97.
     example = next(e for e in splits.train if e.name == "train_frame01_row1_col1")
     for row, column in ((193 - 105, 109 - 93), (178 - 105, 97 - 93)):
-        assert example.image[row, column, 0] > 0.5 and example.full[row, column] == 0
+        assert example.image[row, column, 0] > 0.4 and example.full[row, column] == 0
         assert not example.valid[row - 3 : row + 4, column - 3 : column + 4].any()
     share = np.mean([1 - e.valid.mean() for part in parts(splits).values() for e in part])
     assert 0.005 < share < 0.05, "little is lost"
     for part in parts(splits).values():
         for e in part:
             smooth = ndimage.gaussian_filter(e.image[..., 0], 1)
-            bright = ndimage.binary_erosion(smooth > 0.6, EIGHT) & (e.full == 0) & e.valid
+            away = ~ndimage.binary_dilation(e.full > 0, iterations=2)  # the halo of a label is background
+            bright = ndimage.binary_erosion((smooth > 0.3) & away & e.valid, EIGHT)
             assert not bright.any(), f"{e.name} shows a nucleus that counts as background"
 
 

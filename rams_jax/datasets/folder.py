@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import csv
 import pathlib
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from rams_jax.annotations import AnnotationError, check_example, normalise, read_image, read_instances, read_pixel_size
-from rams_jax.datasets.partial import annotate
+from rams_jax.datasets.partial import annotate, image_seed
 from rams_jax.types import Example
 
 SPLITS = ("train", "validation", "test")
@@ -74,7 +73,7 @@ def split(examples: Sequence[Example], path: pathlib.Path, seed: int) -> tuple[t
                 f"{path}: {len(outlined)} images have a full mask, but three are needed: one each to train, validate "
                 "and test."
             )
-        order = sorted(outlined, key=lambda name: (zlib.crc32(f"{seed}/{name}".encode()), name))
+        order = sorted(outlined, key=lambda name: (image_seed(seed, name), name))
         share = max(1, round(0.15 * len(order)))
         part = dict.fromkeys(order[:share], "validation") | dict.fromkeys(order[share : 2 * share], "test")
     return tuple(tuple(example for example in examples if part.get(example.name, "train") == kind) for kind in SPLITS)

@@ -13,6 +13,7 @@ from rams_jax.annotations import AnnotationError
 from rams_jax.types import NO, UNKNOWN, YES, Example
 
 _EIGHT = np.ones((3, 3), bool)
+_MARGIN = 0.15  # of an object's largest depth: how far a mark keeps from the boundary where there is room
 
 
 def draw_partial(
@@ -25,10 +26,10 @@ def draw_partial(
 
     A mark grows pixel by pixel around a short curve through a random inner pixel, nearest first, where near is
     distorted by smooth noise; so it is connected and its area is exact. Its area is a share of the object's, drawn
-    uniformly from `coverage`. It leaves out the object's outermost pixels, those with one of their eight neighbours
-    outside; where the rest is too small for the share the mark is that rest, and an object without such a rest is
-    marked along its innermost pixels. The edge of the image is no boundary. The mark of an object depends on the seed,
-    the object's id and shape, and on nothing else.
+    uniformly from `coverage`. It keeps off the boundary by 15 % of the object's largest depth, at least by one pixel:
+    the outermost pixels, those with one of their eight neighbours outside, are never marked. Where the rest is too
+    small for the share the mark is that rest; an object that has only outermost pixels is marked on those. The edge of
+    the image is no boundary. The mark of an object depends on the seed, the object's id and shape, and nothing else.
 
     Args:
       full: integer[H, W], instance map.
@@ -55,8 +56,10 @@ def draw_partial(
         depth = np.where(depth < 0, max(full.shape), depth)  # the transform says -1 where there is no outside at all
         looked_at = np.ones_like(inside) if valid is None or not valid[box][inside].any() else valid[box]
         area = max(1, round(rng.uniform(low, high) * int(inside.sum())))
-        inner = (depth > 1) & looked_at
-        room = _largest(inner if inner.any() else inside & looked_at)
+        for margin in (1 + int(_MARGIN * depth.max()), 1, 0):
+            room = _largest((depth > margin) & looked_at)
+            if room.sum() >= (area if margin > 1 else 1):
+                break
         partial[box][_mark(room, depth, area, rng)] = index
     return partial
 
@@ -116,13 +119,14 @@ def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[i
     Raises:
       AnnotationError: fewer than `count` images have a full map, or `count` is below 1.
     """
-    outlined = [i for i, example in enumerate(examples) if example.full is not None]
+    maps = {i: example.full for i, example in enumerate(examples) if example.full is not None}
+    outlined = list(maps)
     if not 1 <= count <= len(outlined):
         raise AnnotationError(
             f"{count} images are to keep their full masks, but {len(outlined)} of {len(examples)} training images have "
             "one; set data.strong to a number between 1 and that."
         )
-    objects = np.array([len(np.setdiff1d(examples[i].full, 0)) for i in outlined])
+    objects = np.array([len(np.setdiff1d(full, 0)) for full in maps.values()])
     order = np.random.default_rng(seed).permutation(len(outlined))
     order = order[np.argsort(objects[order] < np.median(objects), kind="stable")]
     return tuple(sorted(outlined[i] for i in order[:count]))
@@ -212,7 +216,8 @@ def _grow(room: np.ndarray, cost: np.ndarray, start: np.ndarray, area: int) -> n
     free = np.pad(room, 1).ravel().tolist()
     costs = np.pad(cost, 1).ravel().tolist()
     first = int(start[0] + 1) * width + int(start[1]) + 1
-    front, taken = [(costs[first], first)], []
+    front = [(costs[first], first)]
+    taken: list[int] = []
     free[first] = False
     while front and len(taken) < area:
         _, at = heapq.heappop(front)

@@ -1,0 +1,139 @@
+"""Update E of METHOD.md, written slowly: loops over pixels and instances, float64, no logarithms.
+
+What `rams_jax.evolution` must agree with. Nothing here is shared with it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Case:
+    """One image with the network's opinion of it; arrays as in `rams_jax.types`, without leading axes."""
+
+    p: np.ndarray  # float[H, W, K]
+    q: np.ndarray  # float[H, W, K]
+    s: np.ndarray  # float[H, W, S]
+    inside: np.ndarray  # bool[H, W]
+    full: np.ndarray  # int[H, W]
+    partial: np.ndarray  # int[H, W]
+    current: np.ndarray  # int[H, W]
+    classes: np.ndarray  # int[J + 1]
+    tau: np.ndarray  # float[K]
+    kappa: np.ndarray  # float[K]
+    largest: np.ndarray  # float[K]
+
+
+@dataclasses.dataclass
+class Outcome:
+    current: np.ndarray  # int[H, W]
+    held: set  # ids
+    rested: set  # ids
+    healed: int  # pixels that left their region
+    reachable: list  # per class: scores of the pixels that could ever join
+    contested: int  # pixels that more than one instance wanted in the same step
+
+
+def neighbours(pixel, shape):
+    row, column = pixel
+    for other in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+        if 0 <= other[0] < shape[0] and 0 <= other[1] < shape[1]:
+            yield other
+
+
+def pixels(mask):
+    return [tuple(int(i) for i in pixel) for pixel in np.argwhere(mask)]
+
+
+class Opinion:
+    """The network's opinion of pixels as members of instances."""
+
+    def __init__(self, case, settings):
+        self.case, self.settings = case, settings
+        self.mean = {}
+        for j in range(1, len(case.classes)):
+            members = pixels(case.current == j)
+            if members:
+                self.mean[j] = sum(float(case.q[u][case.classes[j] - 1]) for u in members) / len(members)
+
+    def relative(self, u, j):
+        return float(self.case.q[u][self.case.classes[j] - 1]) / self.mean[j]
+
+    def score(self, u, j):
+        alpha = self.settings.alpha
+        p = float(self.case.p[u][self.case.classes[j] - 1])
+        return p ** (1 - alpha) * min(1.0, self.relative(u, j)) ** alpha
+
+    def open(self, u):
+        if not self.case.inside[u]:
+            return False
+        return self.case.s.shape[-1] == 0 or float(self.case.s[u][0]) < self.settings.tau_separation
+
+    def admissible(self, u, j, tau):
+        return self.open(u) and self.score(u, j) >= tau[self.case.classes[j] - 1]
+
+
+def grow(opinion, labels, tau, steps):
+    """Regions after `steps` rounds (None: until nothing moves), and how many pixels were contested."""
+    labels, contested = labels.copy(), 0
+    done = 0
+    while steps is None or done < steps:
+        joined = {}
+        for u in pixels(labels == 0):
+            wanted_by = {int(labels[v]) for v in neighbours(u, labels.shape) if labels[v] > 0}
+            wanted_by = [j for j in wanted_by if opinion.admissible(u, j, tau)]
+            if wanted_by:
+                joined[u] = min(wanted_by, key=lambda j: (-opinion.relative(u, j), j))
+                contested += len(wanted_by) > 1
+        for u, j in joined.items():
+            labels[u] = j
+        done += 1
+        if not joined:
+            break
+    return labels, contested
+
+
+def heal(opinion, current, partial, tau):
+    """Marks, and the admissible pixels of each region that hang together with them."""
+    labels = partial.copy()
+    for j in opinion.mean:
+        todo = pixels(partial == j)
+        while todo:
+            for v in neighbours(todo.pop(), labels.shape):
+                if labels[v] == 0 and current[v] == j and opinion.admissible(v, j, tau):
+                    labels[v] = j
+                    todo.append(v)
+    return labels
+
+
+def evolve(case, settings):
+    """Update E for one weak image."""
+    opinion = Opinion(case, settings)
+    old, largest = case.current, case.largest
+    start = old if settings.monotone else heal(opinion, old, case.partial, case.tau)
+    new, contested = grow(opinion, start, case.tau, settings.reach)
+    held, rested = set(), set()
+    for j in opinion.mean:
+        before, after = int((old == j).sum()), int((new == j).sum())
+        smallest = sum(1 for a in range(-99, 100) for b in range(-99, 100) if abs(a) + abs(b) <= settings.reach)
+        if after > settings.max_area_factor * largest[case.classes[j] - 1]:
+            held.add(j)
+        if after > settings.leak_factor * max(before, smallest):
+            held.add(j)
+        if abs(after - before) < settings.stop_growth * before:
+            rested.add(j)
+    result = new.copy()
+    for u in pixels(new > 0):
+        if new[u] in held | rested:
+            result[u] = 0
+    for u in pixels(result == 0):
+        if old[u] in held | rested:
+            result[u] = old[u]
+    count = len(case.tau)
+    territory, _ = grow(opinion, case.partial, np.full(count, settings.tau_min), None)
+    reachable = [[] for _ in range(count)]
+    for u in pixels((territory > 0) & (case.partial == 0)):
+        j = int(territory[u])
+        reachable[case.classes[j] - 1].append(opinion.score(u, j))
+    return Outcome(result, held, rested, int(((old > 0) & (start != old)).sum()), reachable, contested)
