@@ -51,7 +51,7 @@ def coordinates(key: Array, centre: Array, settings: AugmentSettings) -> Array:
     """
     keys = jax.random.split(key, 5)
     side = settings.crop
-    grid = jnp.stack(jnp.meshgrid(*(jnp.arange(side) - (side - 1) / 2,) * 2, indexing="ij"), axis=-1)
+    grid = jnp.stack(jnp.meshgrid(*(jnp.arange(side) - side // 2.0,) * 2, indexing="ij"), axis=-1)
     nodes = max(2, side // settings.elastic_grid + 1)
     displacement = settings.elastic * jax.random.normal(keys[4], (nodes, nodes, 2))
     grid = grid + jax.image.resize(displacement, (side, side, 2), "cubic")

@@ -44,7 +44,7 @@ def default() -> ConfigDict:
     config.model.dtype = "float32"  # of activations, one of DTYPES; parameters stay float32
 
     config.augment = ConfigDict()
-    config.augment.crop = 64  # side of the square crops, pixels
+    config.augment.crop = 48  # side of the square crops, pixels
     config.augment.foreground = 0.5  # share of crops centred on a labelled pixel
     config.augment.rotation = 180.0  # largest angle, degrees
     config.augment.scale = 1.4  # largest factor, both ways
@@ -59,8 +59,8 @@ def default() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.steps = 1000  # updates of the parameters
-    config.train.strong_crops = 4  # crops a step from images with full masks
-    config.train.weak_crops = 4  # crops a step from images with marks only
+    config.train.strong_crops = 6  # crops a step from images with full masks
+    config.train.weak_crops = 6  # crops a step from images with marks only
     config.train.learning_rate = 2e-3  # at its highest
     config.train.warmup_steps = 50  # over which the learning rate rises from 0
     config.train.weight_decay = 1e-4  # of AdamW
@@ -78,23 +78,25 @@ def default() -> ConfigDict:
     config.loss.weak_margin = 8  # pixels around a grown mask that teach the segmentation nothing
 
     config.evolution = ConfigDict()
-    config.evolution.images_per_step = 1  # weak images whose masks are updated in a step, per shard
-    config.evolution.start = 0.2  # share of the training at which the masks begin to grow
-    config.evolution.end = 0.8  # share of the training at which they reach `coverage`
+    config.evolution.images_per_step = 4  # weak images whose masks are updated in a step, per shard
+    config.evolution.start = 0.15  # share of the training at which the masks begin to grow
+    config.evolution.end = 0.6  # share of the training at which they reach `coverage`
     config.evolution.coverage = 1.0  # area of the masks at the end, relative to the area of the objects
     config.evolution.alpha = 0.5  # weight of the approximation against the segmentation in a pixel's score
-    config.evolution.tau_min = 0.5  # no pixel joins below this score
+    config.evolution.tau_min = 0.3  # no pixel joins below this score
     config.evolution.tau_separation = 0.5  # nor above this probability of an interface
     config.evolution.reach = 3  # 4-neighbour steps, in pixels, that a region may grow in one update
     config.evolution.monotone = False  # masks never shrink; False = grown again from the marks at each update
     config.evolution.stop_growth = 0.02  # relative change of area below which an instance rests
     config.evolution.max_area_factor = 3.0  # largest area, relative to the largest strong object of the class
-    config.evolution.leak_factor = 2.0  # largest growth of an instance in one update, as a factor of its area
+    config.evolution.leak_factor = (
+        2.0  # largest area after one update, relative to a disc grown by `reach` on all sides
+    )
 
     config.instances = ConfigDict()
     config.instances.threshold = 0.5  # probability above which a pixel is object
-    config.instances.marker_sigma = 2.0  # smoothing before maxima of the approximation become markers, pixels
-    config.instances.marker_depth = 0.1  # height by which a maximum must stand out, in units of probability
+    config.instances.marker_sigma = 1.5  # smoothing before maxima of the approximation become markers, pixels
+    config.instances.marker_depth = 0.2  # height by which a maximum must stand out, relative to its own
     config.instances.min_area = 10  # smaller objects are dropped, pixels
     return config
 

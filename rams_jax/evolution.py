@@ -216,8 +216,9 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
 
     before, after = sizes(old, instances), sizes(new, instances)
     largest = jnp.concatenate([jnp.full(1, jnp.inf), level.largest])[note.classes]
-    # A mark of a few pixels multiplies its area within `reach` steps without leaking.
-    leak = after > settings.leak_factor * jnp.maximum(before, 2 * settings.reach * (settings.reach + 1) + 1)
+    # What a disc of this area becomes when it grows by `reach` on all sides is no leak yet.
+    expected = jnp.pi * (jnp.sqrt(before / jnp.pi) + settings.reach) ** 2
+    leak = after > settings.leak_factor * expected
     held = (after > settings.max_area_factor * largest) | leak
     held = held & (before > 0) & (note.classes > 0) & ~note.strong
     rests = jnp.abs(after - before) < settings.stop_growth * before
@@ -251,5 +252,5 @@ def schedule(progress: Array, rho: Array, settings: EvolutionSettings) -> Array:
     Returns:
       float32[K].
     """
-    ramp = jnp.clip((progress - settings.start) / (settings.end - settings.start), 0.0, 1.0)
+    ramp = jnp.clip((progress - settings.start) / max(settings.end - settings.start, 1e-6), 0.0, 1.0)
     return rho + (settings.coverage - rho) * ramp

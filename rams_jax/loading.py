@@ -54,16 +54,10 @@ def load(
     Raises:
       AnnotationError: an image, a map or the set as a whole cannot be used.
     """
-    check_dataset(examples, strong)
     for example in examples:
         check_example(example, number_of_classes)
+    check_dataset(examples, strong)
     first = examples[0]
-    for example in examples:
-        if example.image.shape[2] != first.image.shape[2]:
-            raise AnnotationError(
-                f"{example.name} has {example.image.shape[2]} channels, but {first.name} has {first.image.shape[2]}; "
-                "all images of a set need the same channels."
-            )
     chosen = set(strong)
     strong_images, weak_images = deal(sorted(chosen), [i for i in range(len(examples)) if i not in chosen], shards)
     slots = np.concatenate([strong_images, weak_images], axis=1)
@@ -71,8 +65,10 @@ def load(
 
     height, width = (-(-max(e.image.shape[axis] for e in examples) // multiple) * multiple for axis in (0, 1))
     ids = max(len(e.classes) for e in examples)
-    if ids + number_of_classes > np.iinfo(np.int16).max:
-        raise AnnotationError(f"An image has {ids - 1} objects; at most {np.iinfo(np.int16).max} fit in its map.")
+    if ids - 1 + number_of_classes > np.iinfo(np.int16).max:
+        crowded = max(examples, key=lambda e: len(e.classes)).name
+        most = np.iinfo(np.int16).max - number_of_classes
+        raise AnnotationError(f"{crowded} has {ids - 1} objects, but at most {most} fit in a map; cut it into tiles.")
     arrays = {
         "image": np.zeros((images, height, width, first.image.shape[2]), np.float32),
         "inside": np.zeros((images, height, width), bool),
@@ -90,7 +86,8 @@ def load(
             continue
         example, is_strong = examples[position], position in chosen
         h, w = example.partial.shape
-        arrays["image"][slot, :h, :w] = example.image
+        # The edge repeated: a crop that reads between the last pixel and the padding shall not see a dark rim.
+        arrays["image"][slot] = np.pad(example.image, ((0, height - h), (0, width - w), (0, 0)), mode="edge")
         arrays["inside"][slot, :h, :w] = True
         arrays["valid"][slot, :h, :w] = example.valid
         arrays["partial"][slot, :h, :w] = example.partial

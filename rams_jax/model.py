@@ -36,7 +36,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, inside: Array) -> Array:
         for _ in range(self.layers):
-            x = nn.Conv(self.channels, (3, 3), use_bias=False, dtype=self.dtype)(x)
+            x = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(x)  # its bias lets brightness through the norm
             x = nn.LayerNorm(dtype=self.dtype)(x)
             x = nn.gelu(x) * inside
         return x

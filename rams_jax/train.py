@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -195,7 +196,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     pending: list[Metrics] = []
     busy, timed = 0.0, 0  # seconds in steps after the first, which compiles
     began = time.perf_counter() - log.seconds
-    with outputs.StopOnInterrupt() as interrupt, tqdm.tqdm(total=total, initial=first, unit="step") as bar:
+    with outputs.StopOnInterrupt() as interrupt, _progress(first, total) as bar:
         for number in range(first + 1, total + 1):
             start = time.perf_counter()
             state, metrics = step(state, key)
@@ -207,7 +208,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
             if number % train.log_every == 0 or number == total:
                 row = outputs.mean_metrics(pending)
                 pending = []
-                bar.set_postfix(outputs.short(row))
+                bar.set_postfix(outputs.short(row), refresh=False)
                 log.write(number, row, time.perf_counter() - began)
             if number % train.evaluate_every == 0 or number == total:
                 scores = {f"val_{k}": v for k, v in evaluate(run, state, run.splits.validation)[0].items()}
@@ -262,6 +263,11 @@ def _finish(
     outputs.finish(path, config.to_dict(), summary, log.rows, pictures)
     print(f"Report: {path / 'report.html'}")
     return summary
+
+
+def _progress(first: int, total: int) -> tqdm.tqdm:
+    """A bar with rate and time left; where nobody watches, a line now and then."""
+    return tqdm.tqdm(total=total, initial=first, unit="step", mininterval=0.5 if sys.stderr.isatty() else 15.0)
 
 
 def _headline(run: Run, first: int) -> str:

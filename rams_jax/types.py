@@ -49,7 +49,7 @@ class MaskState:
 class DatasetState:
     """All training images with their annotations, on the devices; logical shard r owns the r-th block of images."""
 
-    image: jax.Array  # float32[N, H, W, C], zero where padded
+    image: jax.Array  # float32[N, H, W, C], padded with its edge
     inside: jax.Array  # bool[N, H, W]: False where padded
     valid: jax.Array  # bool[N, H, W]: inside, and looked at by the annotator
     full: jax.Array  # int16[N, H, W]: 0 everywhere on weak images
@@ -189,7 +189,7 @@ class EvolutionSettings:
     monotone: bool  # A_t stays inside A_{t+1}
     stop_growth: float  # relative change of area below which an instance rests
     max_area_factor: float  # of the largest strong object of the class
-    leak_factor: float  # largest growth of an instance in one update
+    leak_factor: float  # largest area after one update, relative to a disc that grew by `reach` on all sides
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,9 +95,9 @@ def test_a_mask_is_a_selection(loss, slow, binary):
 @each_loss
 def test_an_empty_mask_gives_zero_and_a_finite_gradient(loss, slow, binary):
     logits, labels, weights = make(8, binary=binary)
-    for logits in (logits, np.full_like(logits, np.nan)):
+    for values in (logits, np.full_like(logits, np.nan)):
         value, gradient = jax.value_and_grad(loss)(
-            jnp.asarray(logits), jnp.asarray(labels), jnp.zeros(weights.shape, jnp.float32)
+            jnp.asarray(values), jnp.asarray(labels), jnp.zeros(weights.shape, jnp.float32)
         )
         assert value == 0
         np.testing.assert_array_equal(gradient, 0)

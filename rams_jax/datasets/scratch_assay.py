@@ -3,8 +3,9 @@
 The images come with the pip package ndev-sampledata: ten frames of a wound that closes, 210 x 576 pixels of 0.619 um,
 Hoechst and oblique bright field, with hand-corrected nuclei and cells. Here the nuclei are the objects.
 
-Frames of a series resemble each other, so the split is by place: columns 0-278 train, 297-389 validate, 390-575 test,
-cut into tiles of 105 x 93. A nucleus that is seen in two of these strips, followed from frame to frame, stays in one.
+Frames of a series resemble each other, so the split is by place: columns 0-275 train, 297-388 validate, 390-573 test,
+cut into tiles of 52 x 46 (the last two rows are left over). A nucleus that is seen in two of these strips, followed
+from frame to frame, stays in one.
 
 Pixels are invalid where the labels cannot be trusted:
 - bright Hoechst without a label (debris, dividing and overlooked nuclei): smoothed by 1 px, above the frame's Otsu
@@ -30,8 +31,8 @@ from skimage.filters import threshold_otsu
 
 from rams_jax.annotations import AnnotationError, limits
 
-HEIGHT, WIDTH = 105, 93  # of a tile
-STRIPS = {"train": (0, 279), "validation": (297, 390), "test": (390, 576)}  # columns: first, end
+HEIGHT, WIDTH = 52, 46  # of a tile
+STRIPS = {"train": (0, 276), "validation": (297, 389), "test": (390, 574)}  # columns: first, end
 PIXEL_SIZE = 0.619  # micrometres
 SPECK = 12  # pixels; smaller labels are slips of the brush
 SLIVER = 5  # pixels; smaller parts of a cut nucleus are dropped
@@ -105,7 +106,7 @@ def tiles(frames: np.ndarray, split: str) -> Iterator[tuple[str, dict]]:
         strangers = np.isin(tracks[number], [t for t, home in homes.items() if home != split]) & (labels > 0)
         trusted, valid = _drop(trusted, valid, strangers & (trusted > 0))
         scale = limits(np.moveaxis(frame[:2], 0, -1))
-        for row, top in enumerate(range(0, labels.shape[0], HEIGHT)):
+        for row, top in enumerate(range(0, labels.shape[0] - HEIGHT + 1, HEIGHT)):
             for column, left in enumerate(range(first, end, WIDTH)):
                 box = np.s_[top : top + HEIGHT, left : left + WIDTH]
                 name = f"frame{number:02d}_row{row}_col{column}"

@@ -1,0 +1,171 @@
+"""What each label rule teaches, worked out by hand on a row of eight pixels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rams_jax import baselines, evolution
+from rams_jax.types import BINS, Annotation, Batch, EvolutionSettings, Level, LossSettings, Predictions
+
+LOSS = LossSettings(approximation=1.0, auxiliary=0.0, weak=0.5, weak_margin=1)
+FULL = [0, 1, 1, 1, 0, 2, 2, 0]
+PARTIAL = [0, 0, 1, 0, 0, 2, 0, 0]
+CURRENT = [0, 1, 1, 0, 0, 2, 0, 0]
+VALID = [1, 1, 1, 1, 1, 1, 1, 0]  # nobody looked at the last pixel
+
+
+def batch(strong, complete, current=CURRENT):
+    """One crop of 1 x 8 pixels; a weak one has no full map."""
+
+    def maps(values, dtype=jnp.int32):
+        return jnp.asarray(values, dtype)[None, None]
+
+    return Batch(
+        image=jnp.zeros((1, 1, 8, 1)),
+        inside=jnp.ones((1, 1, 8), bool),
+        valid=maps(VALID, bool),
+        full=maps(FULL if strong else [0] * 8),
+        partial=maps(PARTIAL),
+        current=maps(current),
+        auxiliary=jnp.zeros((1, 1, 8, 0), jnp.int8),
+        strong=jnp.array([strong]),
+        complete=jnp.array([complete]),
+    )
+
+
+STRONG, WEAK, INCOMPLETE = (True, True), (False, True), (False, False)
+
+
+def check(targets, segmentation, known, weak, masks, approximation_weight):
+    """Rows of eight values; labels count only where there is weight."""
+    known = np.array(known)
+    np.testing.assert_array_equal(targets.segmentation_weight[0, 0], known)
+    np.testing.assert_array_equal(np.asarray(targets.segmentation[0, 0])[known > 0], np.array(segmentation)[known > 0])
+    np.testing.assert_array_equal(targets.weak_weight[0, 0], weak)
+    expected = np.array([[m == 1, m == 2] for m in masks], float)
+    np.testing.assert_array_equal(targets.approximation[0, 0], expected)
+    weight = np.broadcast_to(np.asarray(targets.approximation_weight), (1, 1, 8, 2))[0, 0]
+    np.testing.assert_array_equal(weight, np.array(approximation_weight)[:, None] * [1, 1])
+
+
+NONE, ALL = [0] * 8, VALID
+
+
+@pytest.mark.parametrize("rule", ["rams", "full", "strong", "multitask"])
+def test_recursive(rule):
+    targets = baselines.RULES[rule].targets
+    # On strong images p learns Y and q the current masks; the weak part is for weak images.
+    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, CURRENT, ALL)
+    # On weak ones p learns nothing but, if asked to, the masks: objects inside, background beyond a margin of 1 pixel.
+    # Masks at 1, 2 and 5; the margin takes 0, 3, 4 and 6; 7 is not valid.
+    check(targets(batch(*WEAK), 2, LOSS), NONE, NONE, [0, 1, 1, 0, 0, 1, 0, 0], CURRENT, ALL)
+    none = LossSettings(1.0, 0.0, 0.5, weak_margin=0)
+    check(targets(batch(*WEAK), 2, none), NONE, NONE, ALL, CURRENT, ALL)
+    # Not all objects are marked: nothing is background, neither for p nor for q.
+    marked = [0, 1, 1, 0, 0, 1, 0, 0]
+    check(targets(batch(*INCOMPLETE), 2, LOSS), NONE, NONE, marked, CURRENT, marked)
+
+
+def test_the_weak_margin_is_a_square():
+    current = jnp.zeros((1, 9, 9), jnp.int32).at[0, 4, 4].set(1)
+    whole = jnp.ones((1, 9, 9), bool)
+    one = batch(*WEAK).replace(current=current, valid=whole, full=0 * current, partial=0 * current)
+    weak = baselines.recursive(one, 1, LossSettings(1.0, 0.0, 0.5, weak_margin=2)).weak_weight[0]
+    expected = np.ones((9, 9))
+    expected[2:7, 2:7] = 0
+    expected[4, 4] = 1
+    np.testing.assert_array_equal(weak, expected)
+
+
+def test_naive():
+    targets = baselines.RULES["naive"].targets
+    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check(targets(batch(*WEAK), 2, LOSS), PARTIAL, ALL, NONE, PARTIAL, ALL)
+
+
+def test_ignore():
+    targets = baselines.RULES["ignore"].targets
+    marked = [0, 0, 1, 0, 0, 1, 0, 0]
+    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check(targets(batch(*WEAK), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, ALL)
+    check(targets(batch(*INCOMPLETE), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, marked)
+
+
+def test_pseudo():
+    targets = baselines.RULES["pseudo"].targets
+    opinion = [0, -1, 1, 1, -1, 2, -1, 0]
+    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check(
+        targets(batch(*WEAK, opinion), 2, LOSS), [0, 9, 1, 1, 9, 2, 9, 0], [1, 0, 1, 1, 0, 1, 0, 0], NONE, PARTIAL, ALL
+    )
+
+
+SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 0.5, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0)
+
+
+def opinion(progress, strong=False):
+    """Pseudo-labels of one row: six pixels of the image, two of padding; ids 1 and 2 of classes 2 and 1."""
+    # background, class 1, class 2
+    p = [
+        (0.95, 0.03, 0.02),
+        (0.05, 0.92, 0.03),
+        (0.02, 0.03, 0.95),
+        (0.3, 0.6, 0.1),
+        (0.03, 0.02, 0.95),
+        (0.98, 0.01, 0.01),
+    ]
+    p += [(0.01, 0.98, 0.01), (0.98, 0.01, 0.01)]
+    p = jnp.array(p)[None, :, 1:]
+    note = Annotation(
+        inside=jnp.array([[True] * 6 + [False] * 2]),
+        full=jnp.array([[0, 0, 1, 1, 0, 2, 0, 0]]),
+        partial=jnp.array([[0, 0, 1, 0, 0, 2, 0, 0]]),
+        current=jnp.array([[-1, -1, 1, -1, -1, 2, 0, 0]]),
+        classes=jnp.array([0, 2, 1, 1, 2]),  # ids 3 and 4: class 1 and 2 without an instance
+        strong=jnp.array(strong),
+    )
+    predictions = Predictions(p, jnp.full_like(p, 0.5), jnp.zeros((1, 8, 0)))
+    level = Level(jnp.float32(progress), jnp.full(2, 0.5), jnp.full(2, 0.5), jnp.full(2, 9.0))
+    return baselines.pseudo_labels(predictions, note, level, SETTINGS)
+
+
+def test_pseudo_labels_by_hand():
+    late = opinion(0.5)
+    # Confident background; confident class 1; the mark; undecided; confident class 2; the mark against all confidence.
+    np.testing.assert_array_equal(late.current, [[0, 3, 1, -1, 4, 2, -1, -1]])
+    # Areas: class 1 has the mark of id 2 and gains one pixel, class 2 has that of id 1 and gains one.
+    np.testing.assert_array_equal(late.tally[:, -2:], [[1, 2], [1, 2]])
+    assert late.tally.shape == (2, BINS + 2) and not late.tally[:, :-2].any()
+    assert not late.held.any() and late.held.shape == (5,)
+
+
+def test_pseudo_labels_wait_for_the_start():
+    np.testing.assert_array_equal(opinion(0.19).current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
+    np.testing.assert_array_equal(opinion(0.2).current, opinion(0.9).current)
+
+
+def test_pseudo_labels_leave_strong_images_alone():
+    update = opinion(0.5, strong=True)
+    np.testing.assert_array_equal(update.current, [[0, 0, 1, 0, 0, 2, 0, 0]])
+    assert not update.tally.any()
+
+
+def test_which_rules_do_what():
+    rules = baselines.RULES
+    assert set(rules) == {"rams", "full", "strong", "naive", "ignore", "multitask", "pseudo"}
+    assert {name for name, rule in rules.items() if rule.update is not None} == {"rams", "pseudo"}
+    assert rules["rams"].update is evolution.evolve
+    assert [name for name, rule in rules.items() if rule.all_strong] == ["full"]
+    assert [name for name, rule in rules.items() if not rule.weak_images] == ["strong"]
+    assert {name: rule.unmarked for name, rule in rules.items() if rule.unmarked} == {"pseudo": -1}
+
+
+def test_targets_work_in_jit_and_keep_their_types():
+    for name, rule in baselines.RULES.items():
+        targets = jax.eval_shape(lambda one, rule=rule: rule.targets(one, 2, LOSS), batch(*WEAK))
+        assert targets.segmentation.shape == targets.weak_weight.shape == (1, 1, 8), name
+        assert targets.approximation.shape == (1, 1, 8, 2), name
+        assert targets.segmentation.dtype == jnp.int32, name
+        for weight in (targets.segmentation_weight, targets.weak_weight, targets.approximation_weight):
+            assert weight.dtype == jnp.float32, name

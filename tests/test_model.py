@@ -1,0 +1,223 @@
+"""The network: padding, batch and tile never matter; shapes, names and numbers of its parameters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rams_jax.model import MultiTaskUNet, Upsample, multiple, predictions
+from rams_jax.types import ModelSettings
+
+SETTINGS = ModelSettings(width=4, depth=3, own_levels=1, dtype="float32")
+
+
+def model(classes=2, auxiliary=1, **changes):
+    return MultiTaskUNet(ModelSettings(**{**vars(SETTINGS), **changes}), classes, auxiliary)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(net, params, image, inside):
+    return net.apply(params, image, inside)
+
+
+@functools.cache
+def trained(net, channels=3):
+    """Parameters that are not small, so that a difference would show."""
+    leaves, tree = jax.tree.flatten(shapes_of(net, channels))
+    rng = np.random.default_rng(2)
+    # Kernels as large as they begin, norms and biases away from 1 and 0.
+    scale = [np.sqrt(1 / np.prod(x.shape[:-1])) if len(x.shape) > 1 else 0.5 for x in leaves]
+    values = [s * rng.normal(size=x.shape) + (len(x.shape) == 1) for s, x in zip(scale, leaves, strict=True)]
+    return jax.tree.unflatten(tree, [x.astype(np.float32) for x in values])
+
+
+def shapes_of(net, channels=3):
+    side = multiple(net.settings)
+    image, inside = jnp.zeros((1, side, side, channels)), jnp.ones((1, side, side), bool)
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), image, inside))
+
+
+def frame(images, height, width, top=0, left=0, fill=0.0):
+    """Images in a larger frame; `fill` stands outside."""
+    batch = np.full((len(images), height, width, images[0].shape[-1]), fill, np.float32)
+    inside = np.zeros(batch.shape[:3], bool)
+    for i, image in enumerate(images):
+        h, w = image.shape[:2]
+        batch[i, top : top + h, left : left + w] = image
+        inside[i, top : top + h, left : left + w] = True
+    return batch, inside
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 20), (13, 19), (1, 5)])
+def test_padding_never_matters(height, width):
+    net = model()
+    params = trained(net)
+    image = np.random.default_rng(height).normal(size=(height, width, 3)).astype(np.float32)
+    alone = apply(net, params, *frame([image], -(-height // 4) * 4, -(-width // 4) * 4))
+    # In a larger frame, shifted by multiples of 4 and with anything outside.
+    for top, left, fill in ((0, 0, 0.0), (8, 4, 7.0)):
+        framed = apply(net, params, *frame([image], 32, 28, top, left, fill))
+        for a, b in zip(alone, framed, strict=True):
+            np.testing.assert_allclose(
+                a[0, :height, :width], b[0, top : top + height, left : left + width], atol=1e-5, rtol=1e-5
+            )
+    assert np.std(alone[0]) > 0.1
+
+
+def test_the_edge_of_the_frame_is_like_padding():
+    # An image that fills its frame and the same one amid padding: the convolution's own zeros and ours are the same.
+    net = model()
+    params = trained(net)
+    image = np.random.default_rng(3).normal(size=(32, 28, 3)).astype(np.float32)
+    full = apply(net, params, *frame([image], 32, 28))
+    framed = apply(net, params, *frame([image], 48, 44, 8, 8, np.float32(-3)))
+    for a, b in zip(full, framed, strict=True):
+        np.testing.assert_allclose(a[0], b[0, 8:40, 8:36], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_outside_has_no_gradient():
+    net = model()
+    params = trained(net)
+    image, inside = frame([np.random.default_rng(4).normal(size=(13, 19, 3))], 32, 28)
+
+    def total(image):
+        return sum((x * inside[..., None]).sum() for x in net.apply(params, image, inside))
+
+    gradient = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(image)))
+    assert not gradient[~inside].any()
+    assert (gradient[inside] != 0).mean() > 0.99
+
+
+def test_the_rest_of_the_batch_does_not_matter():
+    net = model()
+    params = trained(net)
+    rng = np.random.default_rng(5)
+    images = [rng.normal(size=shape).astype(np.float32) for shape in ((16, 20, 3), (13, 19, 3), (9, 4, 3))]
+    together = apply(net, params, *frame(images, 32, 28))
+    turned = apply(net, params, *frame([images[2], images[1] + 9, images[0]], 32, 28))
+    for a, b in zip(together, turned, strict=True):
+        np.testing.assert_allclose(a[0], b[2], atol=1e-5)
+        np.testing.assert_allclose(a[2], b[0], atol=1e-5)
+        assert np.abs(a[1] - b[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "auxiliary", "depth"), [(1, 1, 0, 1), (1, 1, 1, 2), (3, 2, 0, 3), (5, 4, 3, 3)]
+)
+def test_output_shapes(channels, classes, auxiliary, depth):
+    net = model(classes, auxiliary, depth=depth, own_levels=min(1, depth - 1))
+    image, inside = jnp.zeros((2, 8, 12, channels)), jnp.ones((2, 8, 12), bool)
+    logits = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), image, inside)[0])
+    assert [x.shape for x in logits] == [(2, 8, 12, classes + 1), (2, 8, 12, classes), (2, 8, 12, auxiliary)]
+    assert all(x.dtype == jnp.float32 for x in logits)
+    shapes = jax.eval_shape(predictions, logits)
+    assert shapes.segmentation.shape == shapes.approximation.shape == (2, 8, 12, classes)
+    assert shapes.auxiliary.shape == (2, 8, 12, auxiliary)
+
+
+def parameters(net):
+    return {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes_of(net)["params"].items()}
+
+
+def test_number_of_parameters():
+    # Width 4, depth 3, one own level, 3 channels, 2 classes, 1 auxiliary task.
+    # A convolution i -> o has 9 i o weights and 2 o of its norm; an upsampling i -> o has 4 i o + 4 o.
+    found = parameters(model())
+    assert found == {
+        "encoder0": (27 * 4 + 8) + (36 * 4 + 8),
+        "encoder1": (36 * 8 + 16) + (72 * 8 + 16),
+        "encoder2": (72 * 16 + 32) + (144 * 16 + 32),
+        "up1_shared": 4 * 16 * 8 + 4 * 8,
+        "decoder1_shared": (9 * 16 * 8 + 16) + (72 * 8 + 16),
+        **{f"up0_{task}": 4 * 8 * 4 + 4 * 4 for task in ("segmentation", "approximation", "auxiliary")},
+        **{f"decoder0_{task}": 9 * 8 * 4 + 8 for task in ("segmentation", "approximation", "auxiliary")},
+        "segmentation_logits": 4 * 3 + 3,
+        "approximation_logits": 4 * 2 + 2,
+        "auxiliary_logits": 4 * 1 + 1,
+    }
+
+
+def test_own_levels_say_what_the_tasks_share():
+    decoders = {}
+    for own in (0, 1, 2):
+        decoders[own] = {name for name in parameters(model(own_levels=own)) if name.startswith("decoder")}
+    tasks = ("segmentation", "approximation", "auxiliary")
+    assert decoders[0] == {"decoder0_shared", "decoder1_shared"}
+    assert decoders[1] == {"decoder1_shared", *(f"decoder0_{task}" for task in tasks)}
+    assert decoders[2] == {f"decoder{level}_{task}" for level in (0, 1) for task in tasks}
+
+
+def test_a_task_does_not_touch_what_another_owns():
+    net = model()
+    params = trained(net)
+    image, inside = frame([np.random.default_rng(6).normal(size=(16, 20, 3))], 16, 20)
+    gradient = jax.jit(jax.grad(lambda x: (net.apply(x, image, inside)[0] ** 2).sum()))(params)["params"]
+    for name, part in gradient.items():
+        moved = any(np.asarray(x).any() for x in jax.tree.leaves(part))
+        assert moved == (
+            not name.endswith(("_approximation", "_auxiliary", "approximation_logits", "auxiliary_logits"))
+        )
+
+
+def test_low_precision():
+    net, low = model(), model(dtype="bfloat16")
+    params = trained(net)
+    image, inside = frame([np.random.default_rng(7).normal(size=(16, 20, 3))], 16, 20)
+    exact, rough = apply(net, params, image, inside), apply(low, params, image, inside)
+    for a, b in zip(exact, rough, strict=True):
+        assert b.dtype == jnp.float32
+        assert np.isfinite(b).all()
+        difference = np.abs(a - b)
+        assert 0 < difference.mean() < 0.05 * np.abs(a).max()
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(shapes_of(low)))
+
+
+def test_first_probabilities_are_undecided():
+    net = model(depth=1, own_levels=0)
+    image, inside = frame([np.random.default_rng(8).normal(size=(16, 20, 3))], 16, 20)
+    params = jax.jit(net.init)(jax.random.key(3), image, inside)
+    found = predictions(apply(net, params, image, inside))
+    assert np.abs(found.segmentation - 1 / 3).max() < 0.1  # background and two classes
+    assert np.abs(found.approximation - 0.5).max() < 0.1
+
+
+def test_predictions_by_hand():
+    segmentation = jnp.log(jnp.array([[[[2.0, 1.0, 5.0]]]]))
+    found = predictions((segmentation, jnp.log(jnp.array([[[[1 / 3, 4.0]]]])), jnp.zeros((1, 1, 1, 1))))
+    np.testing.assert_allclose(found.segmentation[0, 0, 0], [1 / 8, 5 / 8], rtol=1e-6)
+    np.testing.assert_allclose(found.approximation[0, 0, 0], [0.25, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(found.auxiliary[0, 0, 0], [0.5])
+
+
+def test_upsample_is_a_transposed_convolution():
+    layer = Upsample(5, jnp.float32)
+    x = np.random.default_rng(9).normal(size=(2, 3, 4, 6)).astype(np.float32)
+    params = layer.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), params)
+    kernel = np.asarray(params["params"]["Dense_0"]["kernel"]).reshape(6, 2, 2, 5)
+    bias = np.asarray(params["params"]["Dense_0"]["bias"]).reshape(2, 2, 5)
+    expected = np.zeros((2, 6, 8, 5))
+    for b, row, column in np.ndindex(2, 3, 4):
+        for a, c in np.ndindex(2, 2):
+            expected[b, 2 * row + a, 2 * column + c] += x[b, row, column] @ kernel[:, a, c] + bias[a, c]
+    np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-4, atol=1e-4)
+    # And as an independent library sees it.
+    other = jax.lax.conv_transpose(x, kernel.transpose(1, 2, 0, 3)[::-1, ::-1], (2, 2), "VALID", transpose_kernel=False)
+    tiled = np.tile(bias, (3, 4, 1))
+    np.testing.assert_allclose(layer.apply(params, x), other + tiled, rtol=1e-4, atol=1e-4)
+
+
+def test_multiple():
+    assert [multiple(ModelSettings(8, depth, 0, "float32")) for depth in (1, 2, 3, 5)] == [1, 2, 4, 16]
+
+
+@pytest.mark.xfail(strict=True, reason="the norm of the first convolution takes out the brightness of every pixel")
+def test_brightness_is_seen():
+    # Two even images of one channel, dim and bright: nothing but their brightness tells them apart.
+    net = model()
+    params = trained(net, channels=1)
+    image, inside = frame([np.full((16, 20, 1), 0.2), np.full((16, 20, 1), 0.8)], 16, 20)
+    segmentation = np.asarray(apply(net, params, image, inside)[0])
+    assert np.abs(segmentation[0] - segmentation[1]).max() > 0.01
