@@ -58,7 +58,7 @@ def default() -> ConfigDict:
     config.augment.blur = 1.0  # largest standard deviation, pixels
 
     config.train = ConfigDict()
-    config.train.steps = 1000  # updates of the parameters
+    config.train.steps = 700  # updates of the parameters
     config.train.strong_crops = 6  # crops a step from images with full masks
     config.train.weak_crops = 6  # crops a step from images with marks only
     config.train.learning_rate = 2e-3  # at its highest
@@ -67,8 +67,8 @@ def default() -> ConfigDict:
     config.train.clip_norm = 1.0  # largest norm of the gradient
     config.train.ema = 0.99  # how much of the averaged parameters stays at each step
     config.train.log_every = 50  # steps between two lines of metrics
-    config.train.evaluate_every = 250  # steps between two scores on the validation images
-    config.train.checkpoint_every = 250  # steps between two checkpoints
+    config.train.evaluate_every = 350  # steps between two scores on the validation images
+    config.train.checkpoint_every = 350  # steps between two checkpoints
     config.train.shards = 0  # parts that the images are dealt to; 0 = one a device
 
     config.loss = ConfigDict()
@@ -81,7 +81,8 @@ def default() -> ConfigDict:
     config.evolution.images_per_step = 4  # weak images whose masks are updated in a step, per shard
     config.evolution.start = 0.15  # share of the training at which the masks begin to grow
     config.evolution.end = 0.6  # share of the training at which they reach `coverage`
-    config.evolution.coverage = 1.0  # area of the masks at the end, relative to the area of the objects
+    config.evolution.coverage = 0.97  # area of the masks at the end, relative to the area of the objects
+    config.evolution.prior_objects = 15.0  # how many outlined objects the segmentation's own estimate of rho is worth
     config.evolution.alpha = 0.5  # weight of the approximation against the segmentation in a pixel's score
     config.evolution.tau_min = 0.3  # no pixel joins below this score
     config.evolution.tau_separation = 0.5  # nor above this probability of an interface
@@ -237,6 +238,7 @@ _RULES: dict[str, Rule] = {
     "evolution.start": _SHARE,
     "evolution.end": _SHARE,
     "evolution.coverage": _number("a number above 0 and at most 2", lambda value: 0 < value <= 2),
+    "evolution.prior_objects": _NOT_NEGATIVE,
     "evolution.alpha": _SHARE,
     "evolution.tau_min": _SHARE,
     "evolution.tau_separation": _SHARE,

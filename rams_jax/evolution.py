@@ -158,11 +158,31 @@ def threshold(histogram: Array, target: Array) -> Array:
     return jnp.where(target <= 0, CLOSED, value)
 
 
+def estimated_rho(tally: Array, rho: Array, outlined: Array, prior_objects: float) -> Array:
+    """Share of the objects' area that the marks cover, from the outlined objects and from the segmentation (ours).
+
+    Marks differ in size by about a quarter, so a few outlined objects tell `rho` only roughly; the segmentation, which
+    never learns from the masks, sees all objects but may be off at their edges. Their logarithms are averaged.
+
+    Args:
+      tally: float32[K, bins + 3], summed over the weak images that took a turn.
+      rho: float32[K], on the strong images.
+      outlined: float32[K], objects that `rho` was found on.
+      prior_objects: how many outlined objects the segmentation's estimate is worth.
+
+    Returns:
+      float32[K]; `rho` itself while no image has taken a turn.
+    """
+    found = jnp.where(tally[:, -2] > 0, tally[:, -2] / jnp.maximum(tally[:, -3], 1.0), rho)
+    share = prior_objects / (outlined + prior_objects)
+    return jnp.exp((1 - share) * jnp.log(rho) + share * jnp.log(found))
+
+
 def coverage_threshold(tally: Array, kappa: Array, rho: Array, tau_min: float) -> Array:
     """tau_t: where the regions of all images together hold `kappa * area(P) / rho`.
 
     Args:
-      tally: float32[K, bins + 2], summed over the weak images that took a turn.
+      tally: float32[K, bins + 3], summed over the weak images that took a turn.
       kappa: float32[K], share of the objects' area.
       rho: float32[K], area of marks / area of objects.
       tau_min: no pixel joins below this score.
@@ -172,7 +192,7 @@ def coverage_threshold(tally: Array, kappa: Array, rho: Array, tau_min: float) -
     """
     marks = tally[:, -2]
     target = (kappa / rho - 1.0) * marks
-    return jnp.maximum(jax.vmap(threshold)(tally[:, :-2], target), tau_min)
+    return jnp.maximum(jax.vmap(threshold)(tally[:, :-3], target), tau_min)
 
 
 def _histogram(score: Array, classes: Array, where: Array, count: int) -> Array:
@@ -237,7 +257,9 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
         pixel_class = note.classes[labels]
         return jnp.stack([jnp.sum(pixel_class == k + 1) for k in range(count)])[:, None]
 
-    tally = jnp.concatenate([histogram, areas(note.partial), areas(new)], axis=1)
+    likely = (_of_class(predictions.segmentation, classes) >= 0.5) | (note.partial > 0)
+    objects = areas(jnp.where(likely, territory, 0))
+    tally = jnp.concatenate([histogram, objects, areas(note.partial), areas(new)], axis=1)
     return Update(current=new, held=held, tally=jnp.where(note.strong, 0.0, tally))
 
 

@@ -100,11 +100,12 @@ def load(
             arrays["full"][slot, :h, :w] = example.full
         marked = example.partial > 0
         current[slot, :h, :w] = np.where(marked, example.partial, 0 if is_strong else unmarked)
-    rho, largest = mark_statistics([examples[i] for i in sorted(chosen)], number_of_classes)
+    rho, outlined, largest = mark_statistics([examples[i] for i in sorted(chosen)], number_of_classes)
     per_shard = slots.shape[1]
     state = DatasetState(
         **arrays,
         rho=rho,
+        outlined=outlined,
         largest=largest,
         strong_slots=np.tile(np.arange(strong_count, dtype=np.int32), (shards, 1)),
         weak_slots=np.tile(np.arange(strong_count, per_shard, dtype=np.int32), (shards, 1)),
@@ -113,14 +114,14 @@ def load(
             current=current,
             age=np.zeros_like(current),
             held=np.zeros(arrays["classes"].shape, bool),
-            tally=np.zeros((images, number_of_classes, BINS + 2), np.float32),
+            tally=np.zeros((images, number_of_classes, BINS + 3), np.float32),
             updates=np.zeros(images, np.int32),
         ),
     )
     return state, slots.reshape(-1)
 
 
-def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[np.ndarray, ...]:
     """What the strong images tell of marks and objects.
 
     Args:
@@ -128,13 +129,14 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
       number_of_classes: K.
 
     Returns:
-      `rho` float32[K]: area of the marks / area of the objects, on valid pixels; `largest` float32[K]: area of the
+      `rho` float32[K]: area of the marks / area of the objects, on valid pixels; `outlined` float32[K]: number of objects;
+      `largest` float32[K]: area of the
       largest object of each class, pixels.
 
     Raises:
       AnnotationError: no strong image shows a marked object of one of the classes.
     """
-    marks, objects, largest = (np.zeros(number_of_classes) for _ in range(3))
+    marks, objects, outlined, largest = (np.zeros(number_of_classes, np.float32) for _ in range(4))
     for example in strong:
         assert example.full is not None
         areas = np.bincount(example.full[example.valid], minlength=len(example.classes))
@@ -143,10 +145,11 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
             of_class = np.flatnonzero(example.classes == k + 1)
             objects[k] += areas[of_class].sum()
             marks[k] += marked[of_class].sum()
+            outlined[k] += len(of_class)
             largest[k] = max(largest[k], areas[of_class].max(initial=0))
     for k in np.flatnonzero((marks == 0) | (objects == 0)):
         names = ", ".join(e.name for e in strong)
         raise AnnotationError(
             f"No strong image ({names}) shows a marked object of class {k + 1}; outline an image that has one."
         )
-    return (marks / objects).astype(np.float32), largest.astype(np.float32)
+    return marks / objects, outlined, largest

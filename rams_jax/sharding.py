@@ -23,9 +23,9 @@ def make_mesh(devices: int) -> Mesh:
 
 
 def specs(data: DatasetState) -> DatasetState:
-    """The partition of each array of a dataset: by images, but for the two statistics."""
+    """The partition of each array of a dataset: by images, but for the statistics of the strong ones."""
     split = jax.tree.map(lambda _: PartitionSpec(AXIS), data)
-    return split.replace(rho=PartitionSpec(), largest=PartitionSpec())
+    return split.replace(rho=PartitionSpec(), outlined=PartitionSpec(), largest=PartitionSpec())
 
 
 def place(tree: Any, partition: Any, mesh: Mesh) -> Any:

@@ -289,7 +289,7 @@ def _warnings(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[s
     if not areas or run.program.rule.unmarked:
         return []
     found = []
-    share = areas[-1]["area"] * float(np.mean(state.data.rho)) / areas[-1]["coverage"]
+    share = areas[-1]["area"] / areas[-1]["goal"]
     if share < 0.85:
         found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
     if share > 1.15:

@@ -141,7 +141,7 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
 def _blocks(data: DatasetState) -> DatasetState:
     """The arrays of the images with leading axes [blocks, images]; the other fields are left out."""
     shards = data.strong_slots.shape[0]
-    images = data.replace(strong_slots=None, weak_slots=None, weak_count=None, rho=None, largest=None)
+    images = data.replace(strong_slots=None, weak_slots=None, weak_count=None, rho=None, outlined=None, largest=None)
     return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), images)
 
 
@@ -150,7 +150,7 @@ def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Pr
 
     Args:
       state: as in `train_step`.
-      tally: float32[K, bins + 2], summed over all images; None: over those of `state`.
+      tally: float32[K, bins + 3], summed over all images; None: over those of `state`.
       program: with a rule that has an update.
 
     Returns:
@@ -159,9 +159,10 @@ def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Pr
     data = state.data
     tally = data.masks.tally.sum(0) if tally is None else tally
     progress = state.step / program.steps
-    kappa = evolution.schedule(progress, data.rho, program.evolution)
-    tau = evolution.coverage_threshold(tally, kappa, data.rho, program.evolution.tau_min)
-    level = Level(progress=progress, kappa=kappa, tau=tau, largest=data.largest)
+    rho = evolution.estimated_rho(tally, data.rho, data.outlined, program.evolution.prior_objects)
+    kappa = evolution.schedule(progress, rho, program.evolution)
+    tau = evolution.coverage_threshold(tally, kappa, rho, program.evolution.tau_min)
+    level = Level(progress=progress, rho=rho, kappa=kappa, tau=tau, largest=data.largest)
     blocks = _evolve(state, level, _blocks(data), program)
     masks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.masks)
     return state.replace(tau=tau, data=data.replace(masks=masks)), level
@@ -214,6 +215,7 @@ def train_step(
             "coverage": level.kappa.mean(),
             "tau": level.tau.mean(),
             "area": tally[:, -1].sum() / marks,
+            "goal": (tally[:, -2] * level.kappa / level.rho).sum() / marks,
             "held": held,
         }
     return state.replace(step=state.step + 1), metrics

@@ -39,9 +39,8 @@ class MaskState:
     current: jax.Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (pseudo-labels only)
     age: jax.Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
     held: jax.Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
-    tally: (
-        jax.Array
-    )  # float32[N, K, bins + 2], at the image's last turn: scores of the pixels in reach, area of P, of A
+    # float32[N, K, bins + 3], at the image's last turn: scores of pixels in reach; area of the objects by p, of P, of A
+    tally: jax.Array
     updates: jax.Array  # int32[N]: how often the image took its turn
 
 
@@ -59,6 +58,7 @@ class DatasetState:
     strong: jax.Array  # bool[N]
     complete: jax.Array  # bool[N]
     rho: jax.Array  # float32[K]: area of the marks / area of the objects, on the strong images
+    outlined: jax.Array  # float32[K]: number of strong objects, which rho and largest were found on
     largest: jax.Array  # float32[K]: area of the largest strong object, pixels
     strong_slots: jax.Array  # int32[shards, strong per shard]: positions in the shard's block that hold strong images
     weak_slots: jax.Array  # int32[shards, weak per shard]
@@ -83,6 +83,7 @@ class Level:
     """How far the recursion has come."""
 
     progress: jax.Array  # float32[]: share of the training that is done
+    rho: jax.Array  # float32[K]: share of the objects' area that the marks cover, as far as known now
     kappa: jax.Array  # float32[K]: share of the objects' area that the masks should hold
     tau: jax.Array  # float32[K]: score above which pixels join on weak images
     largest: jax.Array  # float32[K]: as in DatasetState
@@ -94,7 +95,7 @@ class Update:
 
     current: jax.Array  # int32[H, W]
     held: jax.Array  # bool[J + 1 + K]
-    tally: jax.Array  # float32[K, bins + 2]
+    tally: jax.Array  # float32[K, bins + 3]
 
 
 @struct.dataclass
@@ -182,6 +183,7 @@ class EvolutionSettings:
     start: float  # share of the training at which the coverage leaves rho
     end: float  # share of the training at which it reaches `coverage`
     coverage: float  # kappa at the end: 1 = the masks hold as much area as the objects
+    prior_objects: float  # how many outlined objects the segmentation's estimate of rho is worth
     alpha: float  # weight of q against p in the score
     tau_min: float  # no pixel joins below this score
     tau_separation: float  # nor above this probability of an interface
