@@ -117,8 +117,11 @@ def pseudo_labels(predictions: Predictions, note: Annotation, level: Level, sett
     labels = jnp.where(note.strong, note.partial, labels)
     pixel_class = jnp.where(labels > 0, note.classes[jnp.maximum(labels, 0)], 0)
     mark_class = note.classes[note.partial]
-    areas = jnp.array([[jnp.sum(m == k + 1) for m in (mark_class, pixel_class)] for k in range(count)])
-    tally = jnp.concatenate([jnp.zeros((count, BINS + 1)), areas], axis=1)
+    likely = jnp.where(
+        mark_class > 0, mark_class, jnp.where((p.max(-1) >= 0.5) & note.inside, jnp.argmax(p, -1) + 1, 0)
+    )
+    areas = jnp.array([[jnp.sum(m == k + 1) for m in (likely, mark_class, pixel_class)] for k in range(count)])
+    tally = jnp.concatenate([jnp.zeros((count, BINS)), areas], axis=1)
     held = jnp.zeros_like(note.classes, bool)
     return Update(current=labels, held=held, tally=jnp.where(note.strong, 0.0, tally))
 

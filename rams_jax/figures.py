@@ -153,7 +153,7 @@ def growth_gallery(
     page_wide, page_tall = left + 3 * (wide + gap), top + len(shown) * (tall + caption) + foot
     figure, text = page(page_wide, page_tall)
     columns = [left + i * (wide + gap) for i in range(3)]
-    for x, heading in zip(columns, ("image", "drawn by hand", "grown while training"), strict=True):
+    for x, heading in zip(columns, ("image", "marks drawn", "grown while training"), strict=True):
         write(figure, x, 20, heading, text * 1.2, weight="bold")
     for row, (example, current, age, name) in enumerate(zip(shown, currents, ages, names, strict=True)):
         y = top + row * (tall + caption)

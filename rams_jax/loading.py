@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def load(
         crowded = max(examples, key=lambda e: len(e.classes)).name
         most = np.iinfo(np.int16).max - number_of_classes
         raise AnnotationError(f"{crowded} has {ids - 1} objects, but at most {most} fit in a map; cut it into tiles.")
-    arrays = {
+    arrays: dict[str, Any] = {
         "image": np.zeros((images, height, width, first.image.shape[2]), np.float32),
         "inside": np.zeros((images, height, width), bool),
         "valid": np.zeros((images, height, width), bool),
@@ -129,9 +130,8 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
       number_of_classes: K.
 
     Returns:
-      `rho` float32[K]: area of the marks / area of the objects, on valid pixels; `outlined` float32[K]: number of objects;
-      `largest` float32[K]: area of the
-      largest object of each class, pixels.
+      `rho` float32[K]: area of the marks / area of the objects, on valid pixels; `outlined` float32[K]: number of
+      objects; `largest` float32[K]: area of the largest object, pixels.
 
     Raises:
       AnnotationError: no strong image shows a marked object of one of the classes.
@@ -146,10 +146,10 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
             objects[k] += areas[of_class].sum()
             marks[k] += marked[of_class].sum()
             outlined[k] += len(of_class)
-            largest[k] = max(largest[k], areas[of_class].max(initial=0))
-    for k in np.flatnonzero((marks == 0) | (objects == 0)):
+            largest[k] = max(float(largest[k]), float(areas[of_class].max(initial=0)))
+    for missing in np.flatnonzero((marks == 0) | (objects == 0)):
         names = ", ".join(e.name for e in strong)
         raise AnnotationError(
-            f"No strong image ({names}) shows a marked object of class {k + 1}; outline an image that has one."
+            f"No strong image ({names}) shows a marked object of class {missing + 1}; outline an image that has one."
         )
     return marks / objects, outlined, largest

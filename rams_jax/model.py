@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,6 +104,11 @@ class MultiTaskUNet(nn.Module):
             head = nn.Dense(channels, kernel_init=nn.initializers.normal(0.02), name=f"{task}_logits")
             outputs.append(head(y.astype(jnp.float32)))
         return outputs[0], outputs[1], outputs[2]
+
+
+def forward(model: MultiTaskUNet, params: Any, image: Array, inside: Array) -> tuple[Array, Array, Array]:
+    """The three logits of `MultiTaskUNet`, with these parameters."""
+    return cast(tuple[Array, Array, Array], model.apply(params, image, inside))
 
 
 def predictions(logits: tuple[Array, Array, Array]) -> Predictions:

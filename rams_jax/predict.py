@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rams_jax.model import MultiTaskUNet, multiple, predictions
+from rams_jax.model import MultiTaskUNet, forward, multiple, predictions
 from rams_jax.types import Predictions
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: MultiTaskUNet, params: Any, image: jax.Array, inside: jax.Array) -> Predictions:
-    return predictions(model.apply(params, image, inside))
+    return predictions(forward(model, params, image, inside))
 
 
 def predict(model: MultiTaskUNet, params: Any, images: Sequence[np.ndarray], batch: int = 8) -> list[Predictions]:
@@ -51,5 +51,5 @@ def predict(model: MultiTaskUNet, params: Any, images: Sequence[np.ndarray], bat
 def foreground(prediction: Predictions, averaged: bool) -> np.ndarray:
     """float32[H, W, K]: what an image is segmented by: the mean of p and q, or p alone (see `baselines.Rule`)."""
     if averaged:
-        return (prediction.segmentation + prediction.approximation) / 2
+        return (np.asarray(prediction.segmentation) + np.asarray(prediction.approximation)) / 2
     return np.asarray(prediction.segmentation)

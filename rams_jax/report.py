@@ -289,7 +289,7 @@ def _about(name: str) -> str:
         case "gallery":
             return (
                 "Parts of training images: as they are, with the marks drawn on them, and with the masks grown from "
-                "them. Red is drawn by hand; rings run from light (early updates) to dark (late); the white line is "
+                "them. Red are the drawn marks; rings run from light (early updates) to dark (late); the white line is "
                 "the true boundary."
             )
         case "growth":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ def make_mesh(devices: int) -> Mesh:
 def specs(data: DatasetState) -> DatasetState:
     """The partition of each array of a dataset: by images, but for the statistics of the strong ones."""
     split = jax.tree.map(lambda _: PartitionSpec(AXIS), data)
-    return split.replace(rho=PartitionSpec(), outlined=PartitionSpec(), largest=PartitionSpec())
+    return dataclasses.replace(split, rho=PartitionSpec(), outlined=PartitionSpec(), largest=PartitionSpec())
 
 
 def place(tree: Any, partition: Any, mesh: Mesh) -> Any:
@@ -51,8 +52,8 @@ def place(tree: Any, partition: Any, mesh: Mesh) -> Any:
 
 def state_specs(state: TrainState) -> TrainState:
     """The partition of a whole train state."""
-    replicated = jax.tree.map(lambda _: PartitionSpec(), state.replace(data=None))
-    return replicated.replace(data=specs(state.data))
+    replicated = jax.tree.map(lambda _: PartitionSpec(), state)
+    return dataclasses.replace(replicated, data=specs(state.data))
 
 
 def compile_step(

@@ -8,132 +8,27 @@ import os
 import pathlib
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 import tqdm
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from rams_jax import checkpoint, datasets, loading, outputs, sharding
+from rams_jax import checkpoint, outputs
 from rams_jax import config as settings
-from rams_jax.annotations import AnnotationError
-from rams_jax.baselines import RULES
-from rams_jax.datasets.partial import choose_strong
 from rams_jax.evaluate import score_instances, score_masks
+from rams_jax.experiment import Run, prepare, stream
 from rams_jax.instances import label_instances
-from rams_jax.model import MultiTaskUNet, multiple
 from rams_jax.predict import foreground, predict
-from rams_jax.train_step import Metrics, Program, evolution_turn, init_state
-from rams_jax.types import (
-    AugmentSettings,
-    EvolutionSettings,
-    Example,
-    InstanceSettings,
-    LossSettings,
-    ModelSettings,
-    TrainState,
-)
+from rams_jax.train_step import Metrics, evolution_turn
+from rams_jax.types import Example, TrainState
 
 
 class Interrupted(RuntimeError):
     """Ctrl-C: the run was saved; the message says how to go on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a configuration and a data set make together."""
-
-    config: ConfigDict
-    program: Program
-    splits: datasets.Splits
-    strong: tuple[int, ...]  # positions in splits.train
-    slots: np.ndarray  # int[slots]: position in splits.train of the image in each slot of the state, -1 if empty
-    instances: InstanceSettings
-
-    def weak_slots(self) -> list[tuple[int, Example]]:
-        """Slots of the weak images, with the images."""
-        chosen = set(self.strong)
-        return [(slot, self.splits.train[i]) for slot, i in enumerate(self.slots) if i >= 0 and i not in chosen]
-
-
-def stream(seed: int, name: str) -> jax.Array:
-    """The random key of one purpose; steps are folded in."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-
-
-def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
-    """Reads the data and compiles nothing yet.
-
-    Args:
-      config: validated settings.
-
-    Returns:
-      The run, its first state on the devices, and the compiled step.
-
-    Raises:
-      AnnotationError: the data set cannot be used.
-      ConfigError: the settings do not fit the data or the devices.
-    """
-    cache = pathlib.Path(config.data.cache or os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax"
-    coverage = tuple(config.data.mark_coverage)
-    channels = tuple(config.data.channels)
-    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels)
-    if not splits.test or not splits.validation:
-        raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
-    rule = RULES[config.method]
-    strong = choose_strong(splits.train, config.data.strong, config.seed)
-    if rule.all_strong:
-        strong = tuple(range(len(splits.train)))
-    train_images = datasets.reveal(splits.train, strong)
-    shards, devices = shards_and_devices(config)
-    model = MultiTaskUNet(
-        ModelSettings(**config.model), len(config.data.class_names), splits.train[0].auxiliary.shape[-1]
-    )
-    data, slots = loading.load(
-        train_images, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
-    )
-    train = config.train
-    rate = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, train.warmup_steps, train.steps)
-    program = Program(
-        model=model,
-        rule=rule,
-        optimizer=optax.chain(
-            optax.clip_by_global_norm(train.clip_norm), optax.adamw(rate, weight_decay=train.weight_decay)
-        ),
-        augment=AugmentSettings(**config.augment),
-        loss=LossSettings(**config.loss),
-        evolution=EvolutionSettings(**config.evolution),
-        steps=train.steps,
-        strong_crops=train.strong_crops // shards,
-        weak_crops=train.weak_crops // shards,
-        ema=train.ema,
-    )
-    mesh = sharding.make_mesh(devices)
-    state = init_state(stream(config.seed, "parameters"), program, data)
-    state = sharding.place(state, sharding.state_specs(state), mesh)
-    step = sharding.compile_step(program, state, mesh, shards)
-    run = Run(config, program, splits, strong, slots, InstanceSettings(**config.instances))
-    return run, state, step
-
-
-def shards_and_devices(config: ConfigDict) -> tuple[int, int]:
-    """Number of logical shards, and of the devices that they live on.
-
-    Raises:
-      ConfigError: the crops of a step cannot be shared out evenly.
-    """
-    shards = config.train.shards or jax.device_count()
-    for name in ("strong_crops", "weak_crops"):
-        if config.train[name] % shards:
-            raise settings.ConfigError(
-                f"train.{name} is {config.train[name]}, but must be a multiple of the {shards} shards; "
-                f"set it to {-(-config.train[name] // shards) * shards}, or train.shards to a divisor."
-            )
-    return shards, max(d for d in range(1, jax.device_count() + 1) if shards % d == 0)
 
 
 def share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) -> float:
@@ -192,7 +87,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     first, total, train = int(state.step), config.train.steps, config.train
     key = stream(config.seed, "crops")
     log = outputs.Log(path, first)
-    print(_headline(run, first), flush=True)
+    print(_headline(run, first, parameter_overview.count_parameters(state.params)), flush=True)
     pending: list[Metrics] = []
     busy, timed = 0.0, 0  # seconds in steps after the first, which compiles
     began = time.perf_counter() - log.seconds
@@ -228,7 +123,8 @@ def _finish(
     run: Run, state: TrainState, path: pathlib.Path, log: outputs.Log, rate: float | None, seconds: float
 ) -> dict[str, Any]:
     """Scores the test images, writes everything, returns the summary."""
-    config, splits, pictures = run.config, run.splits, {}
+    config, splits = run.config, run.splits
+    pictures: dict[str, bytes] = {}
     scores, maps = evaluate(run, state, splits.test)
     masks = evaluate_masks(run, state)
     current, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
@@ -270,7 +166,7 @@ def _progress(first: int, total: int) -> tqdm.tqdm:
     return tqdm.tqdm(total=total, initial=first, unit="step", mininterval=0.5 if sys.stderr.isatty() else 15.0)
 
 
-def _headline(run: Run, first: int) -> str:
+def _headline(run: Run, first: int, parameters: int) -> str:
     """What is about to be trained, in two lines."""
     splits, config = run.splits, run.config
     weak = len(splits.train) - len(run.strong)
@@ -278,7 +174,7 @@ def _headline(run: Run, first: int) -> str:
     return (
         f"{config.data.name}: {len(run.strong)} outlined ({outlined}) and {weak} marked training images, "
         f"{len(splits.validation)} for validation, {len(splits.test)} for the test.\n"
-        f"{config.method} on {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"{config.method}, {parameters:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"from step {first} to {config.train.steps}; the first step compiles."
     )
 
@@ -317,4 +213,4 @@ def _restore(manager: Any, state: TrainState) -> TrainState:
     if tree is None:
         return state
     masks = tree.pop("masks")
-    return state.replace(**tree, data=state.data.replace(masks=masks))
+    return dataclasses.replace(state, **tree, data=dataclasses.replace(state.data, masks=masks))

@@ -14,7 +14,7 @@ import optax
 
 from rams_jax import augment, evolution, losses
 from rams_jax.baselines import Rule
-from rams_jax.model import MultiTaskUNet, predictions
+from rams_jax.model import MultiTaskUNet, forward, predictions
 from rams_jax.types import (
     UNKNOWN,
     YES,
@@ -79,7 +79,7 @@ def _sample(key: Array, data: DatasetState, slots: tuple[Array, Array, Array], p
 def _loss(params, batch: Batch, program: Program) -> tuple[Array, Metrics]:
     """Loss of one logical shard's crops."""
     targets = program.rule.targets(batch, program.model.classes, program.loss)
-    segmentation, approximation, auxiliary = program.model.apply(params, batch.image, batch.inside)
+    segmentation, approximation, auxiliary = forward(program.model, params, batch.image, batch.inside)
     weight = targets.segmentation_weight
     parts = {
         "loss_segmentation": losses.cross_entropy(segmentation, targets.segmentation, weight)
@@ -118,7 +118,7 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         classes=take(blocks.classes),
         strong=take(blocks.strong),
     )
-    opinion = predictions(program.model.apply(state.ema, take(blocks.image), note.inside))
+    opinion = predictions(forward(program.model, state.ema, take(blocks.image), note.inside))
     update = jax.vmap(program.rule.update, in_axes=(0, 0, None, None))(opinion, note, level, program.evolution)
     count = take(masks.updates) + 1
     joined = (update.current > 0) & (update.current != note.partial)
@@ -135,13 +135,15 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         tally=put(masks.tally, update.tally),
         updates=put(masks.updates, count),
     )
-    return blocks.replace(masks=masks)
+    return dataclasses.replace(blocks, masks=masks)
 
 
 def _blocks(data: DatasetState) -> DatasetState:
     """The arrays of the images with leading axes [blocks, images]; the other fields are left out."""
     shards = data.strong_slots.shape[0]
-    images = data.replace(strong_slots=None, weak_slots=None, weak_count=None, rho=None, outlined=None, largest=None)
+    images = dataclasses.replace(
+        data, strong_slots=None, weak_slots=None, weak_count=None, rho=None, outlined=None, largest=None
+    )
     return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), images)
 
 
@@ -165,7 +167,7 @@ def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Pr
     level = Level(progress=progress, rho=rho, kappa=kappa, tau=tau, largest=data.largest)
     blocks = _evolve(state, level, _blocks(data), program)
     masks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.masks)
-    return state.replace(tau=tau, data=data.replace(masks=masks)), level
+    return dataclasses.replace(state, tau=tau, data=dataclasses.replace(data, masks=masks)), level
 
 
 def train_step(
@@ -206,7 +208,7 @@ def train_step(
     # The average of the first steps forgets the initial parameters faster.
     decay = jnp.minimum(program.ema, (1.0 + state.step) / (10.0 + state.step))
     ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, params)
-    state = state.replace(params=params, opt_state=opt_state, ema=ema)
+    state = dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
 
     if program.rule.update is not None:
         state, level = evolution_turn(state, tally, program=program)
@@ -218,4 +220,4 @@ def train_step(
             "goal": (tally[:, -2] * level.kappa / level.rho).sum() / marks,
             "held": held,
         }
-    return state.replace(step=state.step + 1), metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics

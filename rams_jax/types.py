@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from flax import struct
 
+# Of jax on the devices, of NumPy on the host; a shape or a partition where only the structure of a state counts.
+Array = Any
 UNKNOWN, NO, YES = 0, 1, 2  # what an auxiliary stroke says of a pixel
 BINS = 256  # of the score histograms in `MaskState.tally`
 
@@ -36,33 +37,33 @@ class Example:
 class MaskState:
     """What the recursion changes: the current approximations of all images."""
 
-    current: jax.Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (pseudo-labels only)
-    age: jax.Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
-    held: jax.Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
+    current: Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (pseudo-labels only)
+    age: Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
+    held: Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
     # float32[N, K, bins + 3], at the image's last turn: scores of pixels in reach; area of the objects by p, of P, of A
-    tally: jax.Array
-    updates: jax.Array  # int32[N]: how often the image took its turn
+    tally: Array
+    updates: Array  # int32[N]: how often the image took its turn
 
 
 @struct.dataclass
 class DatasetState:
     """All training images with their annotations, on the devices; logical shard r owns the r-th block of images."""
 
-    image: jax.Array  # float32[N, H, W, C], padded with its edge
-    inside: jax.Array  # bool[N, H, W]: False where padded
-    valid: jax.Array  # bool[N, H, W]: inside, and looked at by the annotator
-    full: jax.Array  # int16[N, H, W]: 0 everywhere on weak images
-    partial: jax.Array  # int16[N, H, W]
-    auxiliary: jax.Array  # int8[N, H, W, S]
-    classes: jax.Array  # int32[N, J + 1 + K]: class of each id; the last K ids are "class k, no instance known"
-    strong: jax.Array  # bool[N]
-    complete: jax.Array  # bool[N]
-    rho: jax.Array  # float32[K]: area of the marks / area of the objects, on the strong images
-    outlined: jax.Array  # float32[K]: number of strong objects, which rho and largest were found on
-    largest: jax.Array  # float32[K]: area of the largest strong object, pixels
-    strong_slots: jax.Array  # int32[shards, strong per shard]: positions in the shard's block that hold strong images
-    weak_slots: jax.Array  # int32[shards, weak per shard]
-    weak_count: jax.Array  # int32[shards]: how many of weak_slots hold an image; the rest is padding
+    image: Array  # float32[N, H, W, C], padded with its edge
+    inside: Array  # bool[N, H, W]: False where padded
+    valid: Array  # bool[N, H, W]: inside, and looked at by the annotator
+    full: Array  # int16[N, H, W]: 0 everywhere on weak images
+    partial: Array  # int16[N, H, W]
+    auxiliary: Array  # int8[N, H, W, S]
+    classes: Array  # int32[N, J + 1 + K]: class of each id; the last K ids are "class k, no instance known"
+    strong: Array  # bool[N]
+    complete: Array  # bool[N]
+    rho: Array  # float32[K]: area of the marks / area of the objects, on the strong images
+    outlined: Array  # float32[K]: number of strong objects, which rho and largest were found on
+    largest: Array  # float32[K]: area of the largest strong object, pixels
+    strong_slots: Array  # int32[shards, strong per shard]: positions in the shard's block that hold strong images
+    weak_slots: Array  # int32[shards, weak per shard]
+    weak_count: Array  # int32[shards]: how many of weak_slots hold an image; the rest is padding
     masks: MaskState
 
 
@@ -70,78 +71,78 @@ class DatasetState:
 class Annotation:
     """What is known of one whole image when its masks take their turn; a slice of `DatasetState`."""
 
-    inside: jax.Array  # bool[H, W]
-    full: jax.Array  # int32[H, W]
-    partial: jax.Array  # int32[H, W]
-    current: jax.Array  # int32[H, W]
-    classes: jax.Array  # int32[J + 1 + K]
-    strong: jax.Array  # bool[]
+    inside: Array  # bool[H, W]
+    full: Array  # int32[H, W]
+    partial: Array  # int32[H, W]
+    current: Array  # int32[H, W]
+    classes: Array  # int32[J + 1 + K]
+    strong: Array  # bool[]
 
 
 @struct.dataclass
 class Level:
     """How far the recursion has come."""
 
-    progress: jax.Array  # float32[]: share of the training that is done
-    rho: jax.Array  # float32[K]: share of the objects' area that the marks cover, as far as known now
-    kappa: jax.Array  # float32[K]: share of the objects' area that the masks should hold
-    tau: jax.Array  # float32[K]: score above which pixels join on weak images
-    largest: jax.Array  # float32[K]: as in DatasetState
+    progress: Array  # float32[]: share of the training that is done
+    rho: Array  # float32[K]: share of the objects' area that the marks cover, as far as known now
+    kappa: Array  # float32[K]: share of the objects' area that the masks should hold
+    tau: Array  # float32[K]: score above which pixels join on weak images
+    largest: Array  # float32[K]: as in DatasetState
 
 
 @struct.dataclass
 class Update:
     """The masks of one image after its turn."""
 
-    current: jax.Array  # int32[H, W]
-    held: jax.Array  # bool[J + 1 + K]
-    tally: jax.Array  # float32[K, bins + 3]
+    current: Array  # int32[H, W]
+    held: Array  # bool[J + 1 + K]
+    tally: Array  # float32[K, bins + 3]
 
 
 @struct.dataclass
 class Batch:
     """Augmented crops with their labels as class maps."""
 
-    image: jax.Array  # float32[B, h, w, C]
-    inside: jax.Array  # bool[B, h, w]
-    valid: jax.Array  # bool[B, h, w]
-    full: jax.Array  # int32[B, h, w]: class map of the full masks
-    partial: jax.Array  # int32[B, h, w]: class map of the marks
-    current: jax.Array  # int32[B, h, w]: class map of A_t; -1 = no statement
-    auxiliary: jax.Array  # int8[B, h, w, S]
-    strong: jax.Array  # bool[B]
-    complete: jax.Array  # bool[B]
+    image: Array  # float32[B, h, w, C]
+    inside: Array  # bool[B, h, w]
+    valid: Array  # bool[B, h, w]
+    full: Array  # int32[B, h, w]: class map of the full masks
+    partial: Array  # int32[B, h, w]: class map of the marks
+    current: Array  # int32[B, h, w]: class map of A_t; -1 = no statement
+    auxiliary: Array  # int8[B, h, w, S]
+    strong: Array  # bool[B]
+    complete: Array  # bool[B]
 
 
 @struct.dataclass
 class Targets:
     """What each task learns from a batch."""
 
-    segmentation: jax.Array  # int32[B, h, w] in 0..K
-    segmentation_weight: jax.Array  # float32[B, h, w]
-    weak_weight: jax.Array  # float32[B, h, w]: where the segmentation also learns `current`
-    approximation: jax.Array  # float32[B, h, w, K]
-    approximation_weight: jax.Array  # float32[B, h, w]
+    segmentation: Array  # int32[B, h, w] in 0..K
+    segmentation_weight: Array  # float32[B, h, w]
+    weak_weight: Array  # float32[B, h, w]: where the segmentation also learns `current`
+    approximation: Array  # float32[B, h, w, K]
+    approximation_weight: Array  # float32[B, h, w]
 
 
 @struct.dataclass
 class Predictions:
     """Probabilities of the three tasks."""
 
-    segmentation: jax.Array  # float32[..., H, W, K]: p, without background
-    approximation: jax.Array  # float32[..., H, W, K]: q
-    auxiliary: jax.Array  # float32[..., H, W, S]: s
+    segmentation: Array  # float32[..., H, W, K]: p, without background
+    approximation: Array  # float32[..., H, W, K]: q
+    auxiliary: Array  # float32[..., H, W, S]: s
 
 
 @struct.dataclass
 class TrainState:
     """Everything that a training step reads and writes."""
 
-    step: jax.Array  # int32[]
+    step: Array  # int32[]
     params: Any
     ema: Any  # exponential moving average of params
     opt_state: Any
-    tau: jax.Array  # float32[K]: the score above which pixels join, from the last step's histograms
+    tau: Array  # float32[K]: the score above which pixels join, from the last step's histograms
     data: DatasetState
 
 

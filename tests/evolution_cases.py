@@ -18,6 +18,7 @@ SETTINGS = EvolutionSettings(
     start=0.2,
     end=0.8,
     coverage=1.0,
+    prior_objects=15.0,
     alpha=0.5,
     tau_min=0.3,
     tau_separation=0.6,
@@ -37,7 +38,8 @@ def _evolve(case, strong, numbers, monotone):
 
     def one(case, strong):
         note = Annotation(case.inside, case.full, case.partial, case.current, case.classes, strong)
-        level = Level(jnp.float32(0), case.kappa, case.tau, case.largest)
+        rho = jnp.full_like(case.kappa, 0.25)  # only kappa and tau say how far masks may grow
+        level = Level(jnp.float32(0), rho, case.kappa, case.tau, case.largest)
         return evolution.evolve(Predictions(case.p, case.q, case.s), note, level, settings)
 
     return jax.vmap(one)(case, strong)
@@ -104,7 +106,7 @@ def random_case(seed, classes=1, auxiliary=1, shape=(18, 22), instances=6, separ
     )
 
 
-BRAKED = dataclasses.replace(SETTINGS, stop_growth=0.2, max_area_factor=1.2, leak_factor=1.3)
+BRAKED = dataclasses.replace(SETTINGS, stop_growth=0.2, max_area_factor=1.2, leak_factor=0.5)
 
 
 def case_of(labels, q=0.5, p=1.0, inside=True, current=None, tau=0.5, largest=100.0, full=None, kappa=0.5):

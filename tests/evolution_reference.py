@@ -1,9 +1,10 @@
-"""Update E of METHOD.md, written slowly: loops over pixels and instances, float64, no logarithms.
+"""Update E, written slowly: loops over pixels and instances, float64, no logarithms.
 
 What `rams_jax.evolution` must agree with. Nothing here is shared with it.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -29,9 +30,11 @@ class Case:
 class Outcome:
     current: np.ndarray  # int[H, W]
     held: set  # ids
+    leaked: set  # ids that only the leak brake holds
     rested: set  # ids
     healed: int  # pixels that left their region
     reachable: list  # per class: scores of the pixels that could ever join
+    likely: list  # per class: pixels of the marks, and of the places in reach that p takes for an object
     contested: int  # pixels that more than one instance wanted in the same step
 
 
@@ -113,16 +116,17 @@ def evolve(case, settings):
     old, largest = case.current, case.largest
     start = old if settings.monotone else heal(opinion, old, case.partial, case.tau)
     new, contested = grow(opinion, start, case.tau, settings.reach)
-    held, rested = set(), set()
+    held, leaked, rested = set(), set(), set()
     for j in opinion.mean:
         before, after = int((old == j).sum()), int((new == j).sum())
-        smallest = sum(1 for a in range(-99, 100) for b in range(-99, 100) if abs(a) + abs(b) <= settings.reach)
+        radius = math.sqrt(before / math.pi) + settings.reach  # of the disc that a disc of this area would become
         if after > settings.max_area_factor * largest[case.classes[j] - 1]:
             held.add(j)
-        if after > settings.leak_factor * max(before, smallest):
-            held.add(j)
+        elif after > settings.leak_factor * math.pi * radius**2:
+            leaked.add(j)
         if abs(after - before) < settings.stop_growth * before:
             rested.add(j)
+    held |= leaked
     result = new.copy()
     for u in pixels(new > 0):
         if new[u] in held | rested:
@@ -136,4 +140,9 @@ def evolve(case, settings):
     for u in pixels((territory > 0) & (case.partial == 0)):
         j = int(territory[u])
         reachable[case.classes[j] - 1].append(opinion.score(u, j))
-    return Outcome(result, held, rested, int(((old > 0) & (start != old)).sum()), reachable, contested)
+    likely = [0] * count
+    for u in pixels(territory > 0):
+        k = case.classes[territory[u]] - 1
+        likely[k] += bool(case.partial[u] > 0 or case.p[u][k] >= 0.5)
+    healed = int(((old > 0) & (start != old)).sum())
+    return Outcome(result, held, leaked, rested, healed, reachable, likely, contested)

@@ -129,7 +129,6 @@ def test_identity_settings_return_the_sub_image():
     assert whole > 3
 
 
-@pytest.mark.xfail(strict=True, reason="an even crop is read half-way between pixels")
 def test_an_even_crop_is_read_at_pixels():
     where = offsets(dataclasses.replace(IDENTITY, crop=4))[0]
     np.testing.assert_allclose(where, np.round(where), atol=1e-5)

@@ -101,7 +101,7 @@ def test_pseudo():
     )
 
 
-SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 0.5, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0)
+SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 15.0, 0.5, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0)
 
 
 def opinion(progress, strong=False):
@@ -126,7 +126,7 @@ def opinion(progress, strong=False):
         strong=jnp.array(strong),
     )
     predictions = Predictions(p, jnp.full_like(p, 0.5), jnp.zeros((1, 8, 0)))
-    level = Level(jnp.float32(progress), jnp.full(2, 0.5), jnp.full(2, 0.5), jnp.full(2, 9.0))
+    level = Level(jnp.float32(progress), jnp.full(2, 0.3), jnp.full(2, 0.5), jnp.full(2, 0.5), jnp.full(2, 9.0))
     return baselines.pseudo_labels(predictions, note, level, SETTINGS)
 
 
@@ -136,7 +136,9 @@ def test_pseudo_labels_by_hand():
     np.testing.assert_array_equal(late.current, [[0, 3, 1, -1, 4, 2, -1, -1]])
     # Areas: class 1 has the mark of id 2 and gains one pixel, class 2 has that of id 1 and gains one.
     np.testing.assert_array_equal(late.tally[:, -2:], [[1, 2], [1, 2]])
-    assert late.tally.shape == (2, BINS + 2) and not late.tally[:, :-2].any()
+    # By p, inside the image: class 1 on columns 1 and 3 and the mark in 5, class 2 on 2 (its mark) and 4; not 5, a mark.
+    np.testing.assert_array_equal(late.tally[:, -3], [3, 2])
+    assert late.tally.shape == (2, BINS + 3) and not late.tally[:, :-3].any()
     assert not late.held.any() and late.held.shape == (5,)
 
 

@@ -140,7 +140,7 @@ def test_missing_setting():
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ({"evolution.start": 0.9}, "evolution.start is 0.9, but must not be above evolution.end, which is 0.8"),
+        ({"evolution.start": 0.9}, "evolution.start is 0.9, but must not be above evolution.end, which is 0.6"),
         ({"model.own_levels": 3}, "model.own_levels is 3, but must be below model.depth, which is 3"),
         ({"augment.crop": 66}, r"augment.crop is 66, but must be a multiple of 2\^\(model.depth - 1\)"),
         ({"train.steps": 50}, "train.warmup_steps is 50, but must be below train.steps, which is 50"),

@@ -25,7 +25,7 @@ def test_agrees_with_the_slow_reference(classes, auxiliary, monotone):
     settings = dataclasses.replace(BRAKED, monotone=monotone)
     cases = [random_case(seed, classes, auxiliary) for seed in SEEDS]
     update = fast(cases, settings)
-    seen = {"held": 0, "rested": 0, "healed": 0, "contested": 0, "grown": 0}
+    seen = {"held": 0, "leaked": 0, "unlikely": 0, "rested": 0, "healed": 0, "contested": 0, "grown": 0}
     for i, case in enumerate(cases):
         expected = slow_evolve(case, settings)
         np.testing.assert_array_equal(update.current[i], expected.current, err_msg=f"seed {i}")
@@ -35,15 +35,18 @@ def test_agrees_with_the_slow_reference(classes, auxiliary, monotone):
             # A score on the edge of a bin may round to either side.
             assert np.abs(np.cumsum(update.tally[i, k, :BINS] - histogram)).max() <= 1
             assert update.tally[i, k, :BINS].sum() == len(scores)
-            assert update.tally[i, k, BINS] == (case.classes[case.partial] == k + 1).sum()
-            assert update.tally[i, k, BINS + 1] == (case.classes[expected.current] == k + 1).sum()
-        seen["held"] += len(expected.held)
+            marks = (case.classes[case.partial] == k + 1).sum()
+            areas = [expected.likely[k], marks, (case.classes[expected.current] == k + 1).sum()]
+            np.testing.assert_array_equal(update.tally[i, k, BINS:], areas)
+            seen["unlikely"] += len(scores) + marks - expected.likely[k]
+        seen["held"] += len(expected.held - expected.leaked)
+        seen["leaked"] += len(expected.leaked)
         seen["rested"] += len(expected.rested)
         seen["healed"] += expected.healed
         seen["contested"] += expected.contested
         seen["grown"] += int(((expected.current > 0) & (case.current == 0)).sum())
     # The random maps must make every part of the rule work, or the comparison says nothing.
-    assert all(seen[name] > 0 for name in ("held", "rested", "contested", "grown")), seen
+    assert all(seen[name] > 0 for name in ("held", "leaked", "unlikely", "rested", "contested", "grown")), seen
     assert (seen["healed"] > 0) == (not monotone)
 
 
@@ -218,7 +221,7 @@ def test_coverage_threshold_is_within_a_bin_of_sorting():
     kappa, rho, marks = np.array([0.8, 0.6]), np.array([0.25, 0.3]), np.array([300.0, 200.0])
     scores = [rng.beta(3, 1, 2000), rng.beta(1, 2, 1500)]
     histograms = [np.histogram(x, BINS, (0, 1))[0] for x in scores]
-    tally = np.stack([np.concatenate([h, [m, -1.0]]) for h, m in zip(histograms, marks, strict=True)])
+    tally = np.stack([np.concatenate([h, [-1.0, m, -1.0]]) for h, m in zip(histograms, marks, strict=True)])
     tau = evolution.coverage_threshold(jnp.asarray(tally, jnp.float32), jnp.asarray(kappa), jnp.asarray(rho), 0.05)
     for k in range(2):
         objects = marks[k] / rho[k]
@@ -237,6 +240,58 @@ def test_schedule_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     to_half = dataclasses.replace(SETTINGS, coverage=0.75)
     np.testing.assert_allclose(evolution.schedule(jnp.float32(0.5), rho, to_half), (0.5, 0.625), rtol=1e-6)
+
+
+def test_schedule_that_jumps():
+    # start = end: all at once, and no division by zero.
+    rho = jnp.array([0.25, 0.5])
+    jump = dataclasses.replace(SETTINGS, start=0.5, end=0.5)
+    found = [evolution.schedule(jnp.float32(t), rho, jump) for t in (0.0, 0.499, 0.5, 0.501, 1.0)]
+    np.testing.assert_array_equal(found[:3], [[0.25, 0.5]] * 3)
+    np.testing.assert_array_equal(found[3:], [[1.0, 1.0]] * 2)
+    at_once = dataclasses.replace(SETTINGS, start=0.0, end=0.0)
+    np.testing.assert_array_equal(evolution.schedule(jnp.float32(0.01), rho, at_once), [1.0, 1.0])
+
+
+def tally_of(objects, marks, histogram=0.0):
+    """float32[K, BINS + 3] with these areas of the objects by p and of the marks, in pixels."""
+    areas = np.stack([objects, marks, np.full(len(marks), 77.0)], axis=1)
+    return jnp.asarray(np.concatenate([np.full((len(marks), BINS), histogram), areas], axis=1), jnp.float32)
+
+
+def test_estimated_rho_by_hand():
+    # Class 1: 0.25 on 15 objects and 90 / 250 = 0.36 on all, worth the same: sqrt(0.25 x 0.36) = 0.3.
+    # Class 2: 1/2 on 5 objects and 10 / 320 = 1/32 on all, which weighs 15 / 20: 2^-(1 x 1/4 + 5 x 3/4) = 1/16.
+    tally = tally_of([250.0, 320.0], [90.0, 10.0])
+    found = evolution.estimated_rho(tally, jnp.array([0.25, 0.5]), jnp.array([15.0, 5.0]), 15.0)
+    np.testing.assert_allclose(found, [0.3, 0.0625], rtol=1e-5)
+    # What could be reached, and the masks themselves, have no say: a halo of the masks cannot feed on itself.
+    other = tally_of([250.0, 320.0], [90.0, 10.0], histogram=9.0).at[:, -1].set(5000.0)
+    np.testing.assert_array_equal(
+        evolution.estimated_rho(other, jnp.array([0.25, 0.5]), jnp.array([15.0, 5.0]), 15.0), found
+    )
+
+
+def test_estimated_rho_without_turns_is_that_of_the_strong_images():
+    rho = jnp.array([0.21, 0.37])
+    found = evolution.estimated_rho(tally_of([0.0, 0.0], [0.0, 0.0]), rho, jnp.array([3.0, 400.0]), 15.0)
+    np.testing.assert_allclose(found, rho, rtol=1e-6)
+    # One class has had turns, the other has not.
+    found = evolution.estimated_rho(tally_of([100.0, 0.0], [40.0, 0.0]), rho, jnp.array([3.0, 400.0]), 15.0)
+    assert 0.21 < found[0] < 0.4
+    np.testing.assert_allclose(found[1], 0.37, rtol=1e-6)
+
+
+def test_estimated_rho_does_not_ask_the_segmentation_when_told_so():
+    rho = jnp.array([0.21, 0.37])
+    found = evolution.estimated_rho(tally_of([100.0, 900.0], [90.0, 10.0]), rho, jnp.array([3.0, 400.0]), 0.0)
+    np.testing.assert_allclose(found, rho, rtol=1e-6)
+
+
+def test_estimated_rho_trusts_many_outlined_objects():
+    tally, few = tally_of([100.0] * 3, [30.0] * 3), jnp.array([2.0, 20.0, 20000.0])
+    distance = np.abs(np.asarray(evolution.estimated_rho(tally, jnp.full(3, 0.2), few, 15.0)) - 0.2)
+    assert distance[0] > distance[1] > distance[2] and distance[2] < 1e-3 and distance[0] > 0.05
 
 
 def test_sizes_and_means():

@@ -54,7 +54,7 @@ DEFAULTS = dataclasses.replace(
 def run_schedule(cases, rho, kappas, settings):
     """Updates of all images with the threshold that their summed tallies ask for; the masks after each."""
     history = []
-    tally = np.zeros((1, BINS + 2))
+    tally = np.zeros((1, BINS + 3))
     for kappa in kappas:
         tau = evolution.coverage_threshold(
             jnp.asarray(tally, jnp.float32), jnp.array([kappa]), jnp.array([rho]), settings.tau_min

@@ -1,0 +1,124 @@
+"""What a configuration and a data set make together: the program, the first state, the compiled step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from rams_jax import config as settings
+from rams_jax import datasets, loading, sharding
+from rams_jax.annotations import AnnotationError
+from rams_jax.baselines import RULES
+from rams_jax.datasets.partial import choose_strong
+from rams_jax.model import MultiTaskUNet, multiple
+from rams_jax.train_step import Program, init_state
+from rams_jax.types import (
+    AugmentSettings,
+    EvolutionSettings,
+    Example,
+    InstanceSettings,
+    LossSettings,
+    ModelSettings,
+    TrainState,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a configuration and a data set make together."""
+
+    config: ConfigDict
+    program: Program
+    splits: datasets.Splits
+    strong: tuple[int, ...]  # positions in splits.train
+    slots: np.ndarray  # int[slots]: position in splits.train of the image in each slot of the state, -1 if empty
+    instances: InstanceSettings
+
+    def weak_slots(self) -> list[tuple[int, Example]]:
+        """Slots of the weak images, with the images."""
+        chosen = set(self.strong)
+        return [(slot, self.splits.train[i]) for slot, i in enumerate(self.slots) if i >= 0 and i not in chosen]
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The random key of one purpose; steps are folded in."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
+    """Reads the data and compiles nothing yet.
+
+    Args:
+      config: validated settings.
+
+    Returns:
+      The run, its first state on the devices, and the compiled step.
+
+    Raises:
+      AnnotationError: the data set cannot be used.
+      ConfigError: the settings do not fit the data or the devices.
+    """
+    cache = pathlib.Path(config.data.cache or os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax"
+    coverage = tuple(config.data.mark_coverage)
+    channels = tuple(config.data.channels)
+    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels)
+    if not splits.test or not splits.validation:
+        raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
+    rule = RULES[config.method]
+    strong = choose_strong(splits.train, config.data.strong, config.seed)
+    if rule.all_strong:
+        strong = tuple(range(len(splits.train)))
+    train_images = datasets.reveal(splits.train, strong)
+    shards, devices = shards_and_devices(config)
+    model = MultiTaskUNet(
+        ModelSettings(**config.model), len(config.data.class_names), splits.train[0].auxiliary.shape[-1]
+    )
+    data, slots = loading.load(
+        train_images, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
+    )
+    train = config.train
+    rate = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, train.warmup_steps, train.steps)
+    program = Program(
+        model=model,
+        rule=rule,
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(train.clip_norm), optax.adamw(rate, weight_decay=train.weight_decay)
+        ),
+        augment=AugmentSettings(**config.augment),
+        loss=LossSettings(**config.loss),
+        evolution=EvolutionSettings(**config.evolution),
+        steps=train.steps,
+        strong_crops=train.strong_crops // shards,
+        weak_crops=train.weak_crops // shards,
+        ema=train.ema,
+    )
+    mesh = sharding.make_mesh(devices)
+    state = init_state(stream(config.seed, "parameters"), program, data)
+    state = sharding.place(state, sharding.state_specs(state), mesh)
+    step = sharding.compile_step(program, state, mesh, shards)
+    run = Run(config, program, splits, strong, slots, InstanceSettings(**config.instances))
+    return run, state, step
+
+
+def shards_and_devices(config: ConfigDict) -> tuple[int, int]:
+    """Number of logical shards, and of the devices that they live on.
+
+    Raises:
+      ConfigError: the crops of a step cannot be shared out evenly.
+    """
+    shards = config.train.shards or jax.device_count()
+    for name in ("strong_crops", "weak_crops"):
+        if config.train[name] % shards:
+            raise settings.ConfigError(
+                f"train.{name} is {config.train[name]}, but must be a multiple of the {shards} shards; "
+                f"set it to {-(-config.train[name] // shards) * shards}, or train.shards to a divisor."
+            )
+    return shards, max(d for d in range(1, jax.device_count() + 1) if shards % d == 0)
