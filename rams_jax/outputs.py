@@ -120,15 +120,17 @@ def growth_figures(grown: Sequence[tuple[Example, np.ndarray, np.ndarray]]) -> d
     return pictures
 
 
-def prediction_figures(
-    examples: Sequence[Example], maps: Sequence[np.ndarray], texts: Sequence[str]
-) -> dict[str, bytes]:
-    """PNG bytes by file name: predictions beside the truth, on test images spread over the set."""
-    index = np.unique(np.linspace(0, len(examples) - 1, PICTURES).round().astype(int))
-    return {
-        f"prediction_{examples[i].name}.png": figures.to_png(figures.prediction_errors(examples[i], maps[i], texts[i]))
-        for i in index
-    }
+def prediction_figures(examples: Sequence[Example], maps: Sequence[np.ndarray]) -> dict[str, bytes]:
+    """PNG bytes by file name: predictions beside the truth, on test images spread over those with objects."""
+    found = [(example, instances) for example, instances in zip(examples, maps, strict=True) if example.partial.any()]
+    found = found or list(zip(examples, maps, strict=True))
+    pictures = {}
+    for i in np.unique(np.linspace(0, len(found) - 1, PICTURES).round().astype(int)):
+        example, instances = found[i]
+        text = f"{len(np.unique(example.partial)) - 1} objects, {len(np.unique(instances)) - 1} predicted"
+        figure = figures.prediction_errors(example, instances, text)
+        pictures[f"prediction_{example.name}.png"] = figures.to_png(figure)
+    return pictures
 
 
 def finish(

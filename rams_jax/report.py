@@ -129,10 +129,7 @@ def render(config: dict, summary: dict, rows: list[dict], figures: dict[str, byt
                 ("Seed", summary["seed"]),
             ]
         ),
-        "<h2>Scores on the test images</h2>",
-        "<p>Measured on images that training never saw. 1 is perfect and 0 is worst, unless a line says otherwise.</p>",
-        _scores(SCORES, summary["test"], "Score"),
-        _images(chosen.get("prediction", []), figures, "Predictions"),
+        _images(chosen.get("gallery", []), figures, "How the masks grew"),
     ]
     if masks:
         body += [
@@ -142,7 +139,11 @@ def render(config: dict, summary: dict, rows: list[dict], figures: dict[str, byt
             _scores(MASKS, masks, "Measure"),
         ]
     body += [
-        _images(chosen.get("gallery", []) + chosen.get("growth", []), figures, "How the masks grew"),
+        "<h2>Scores on the test images</h2>",
+        "<p>Measured on images that training never saw. 1 is perfect and 0 is worst, unless a line says otherwise.</p>",
+        _scores(SCORES, summary["test"], "Score"),
+        _images(chosen.get("prediction", []), figures, "Predictions"),
+        _images(chosen.get("growth", []), figures, "More masks that grew"),
         _images(chosen.get("curves", []), figures, "How training went"),
         _evaluations(rows),
         _images(chosen.get("other", []), figures, "More pictures"),

@@ -139,8 +139,7 @@ def _finish(
     outputs.write_maps(
         path / "predictions", {e.name: (m, e.pixel_size) for e, m in zip(splits.test, maps, strict=True)}
     )
-    texts = [f"test image {e.name}" for e in splits.test]
-    pictures |= outputs.prediction_figures(splits.test, maps, texts)
+    pictures |= outputs.prediction_figures(splits.test, maps)
     summary = {
         "method": config.method,
         "data": config.data.name,
