@@ -81,7 +81,7 @@ def default() -> ConfigDict:
     config.evolution.images_per_step = 4  # weak images whose masks are updated in a step, per shard
     config.evolution.start = 0.15  # share of the training at which the masks begin to grow
     config.evolution.end = 0.6  # share of the training at which they reach `coverage`
-    config.evolution.coverage = 0.97  # area of the masks at the end, relative to the area of the objects
+    config.evolution.coverage = 1.0  # area of the masks at the end, relative to the area of the objects
     config.evolution.prior_objects = 15.0  # how many outlined objects the segmentation's own estimate of rho is worth
     config.evolution.alpha = 0.5  # weight of the approximation against the segmentation in a pixel's score
     config.evolution.tau_min = 0.3  # no pixel joins below this score
