@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
         _fail(error)
     except train.Interrupted as error:
         _fail(error, _INTERRUPTED)
+    except KeyboardInterrupt:  # before the first step, or twice
+        _fail("Stopped; the same command goes on from the last checkpoint.", _INTERRUPTED)
     print(score_line(summary))
 
 

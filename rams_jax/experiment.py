@@ -111,14 +111,17 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
 def shards_and_devices(config: ConfigDict) -> tuple[int, int]:
     """Number of logical shards, and of the devices that they live on.
 
+    Unless `train.shards` says otherwise there is a shard a device, on as many devices as share a step's crops evenly.
+
     Raises:
-      ConfigError: the crops of a step cannot be shared out evenly.
+      ConfigError: the crops of a step cannot be shared out evenly over the shards asked for.
     """
-    shards = config.train.shards or jax.device_count()
-    for name in ("strong_crops", "weak_crops"):
-        if config.train[name] % shards:
-            raise settings.ConfigError(
-                f"train.{name} is {config.train[name]}, but must be a multiple of the {shards} shards; "
-                f"set it to {-(-config.train[name] // shards) * shards}, or train.shards to a divisor."
-            )
-    return shards, max(d for d in range(1, jax.device_count() + 1) if shards % d == 0)
+    crops = (config.train.strong_crops, config.train.weak_crops)
+    fits = [n for n in range(1, jax.device_count() + 1) if not any(count % n for count in crops)]
+    shards = config.train.shards or max(fits)
+    if any(count % shards for count in crops):
+        raise settings.ConfigError(
+            f"train.shards is {shards}, but must divide train.strong_crops and train.weak_crops, which are "
+            f"{crops[0]} and {crops[1]}."
+        )
+    return shards, max(n for n in range(1, jax.device_count() + 1) if shards % n == 0)
