@@ -1,9 +1,9 @@
 """The README's table: all seven methods on the default experiment, three seeds each.
 
-  python benchmarks/microscopy.py                run the cells that are missing, one after the other, then print the table
-  python benchmarks/microscopy.py --table        print the table of the cells that are there
+  python benchmarks/microscopy.py            run the cells that are missing, one after the other, then print the table
+  python benchmarks/microscopy.py --table    print the table of the cells that are there
 
-A cell is one run of launch/main.py. Its summary, with the command that made it, is kept in benchmarks/results/microscopy.
+A cell is one run of launch/main.py. Its summary and the command that made it are kept in benchmarks/results/microscopy.
 """
 
 import argparse

@@ -19,12 +19,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config = settings.default()
     if arg == "smoke":
         config.model.width = 8
-        config.augment.crop = 48
-        config.train.steps = 80
+        config.augment.crop = 32
+        config.train.steps = 240
         config.train.warmup_steps = 10
-        config.train.ema = 0.9
-        config.train.log_every = 10
-        config.train.evaluate_every = 40
-        config.train.checkpoint_every = 40
+        config.train.learning_rate = 5e-3
+        config.train.ema = 0.95
+        config.train.log_every = 20
+        config.train.evaluate_every = 120
+        config.train.checkpoint_every = 120
     config.lock()
     return config

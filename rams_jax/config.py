@@ -70,7 +70,7 @@ def default() -> ConfigDict:
     config.train.evaluate_every = 350  # steps between two scores on the validation images
     config.train.checkpoint_every = 350  # steps between two checkpoints
     config.train.shards = (
-        0  # parts that the images are dealt to; 0 = one a device, as far as they share the crops evenly
+        0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
     )
 
     config.loss = ConfigDict()

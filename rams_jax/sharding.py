@@ -79,7 +79,10 @@ def compile_step(
         check_vma=False,
     )
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    # Without it XLA names the output's sharding in its own way, and the second step is prepared anew.
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), (partition, PartitionSpec()))
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings)
     def step(state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
         return local(state, key, jnp.arange(shards))
 

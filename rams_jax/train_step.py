@@ -144,7 +144,7 @@ def _blocks(data: DatasetState) -> DatasetState:
     images = dataclasses.replace(
         data, strong_slots=None, weak_slots=None, weak_count=None, rho=None, outlined=None, largest=None
     )
-    return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), images)
+    return jax.tree.map(lambda x: x.reshape(shards, x.shape[0] // shards, *x.shape[1:]), images)
 
 
 def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Program) -> tuple[TrainState, Level]:

@@ -49,7 +49,7 @@ def test_parameters_and_their_average_change_as_optax_says(rams):
     # The average's first decay is (1 + 0) / (10 + 0) = 0.1, below the program's 0.9.
     close(state.ema, jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, first.params, params), atol=1e-5)
     # That it is the gradient of the loss which the step reports: finite differences along it, on the same crops.
-    length, small, losses = norm(gradient), 2e-2, []
+    length, small, losses = norm(gradient), 2e-3, []
     for sign in (1, -1):
         moved = jax.tree.map(lambda p, g, sign=sign: p + sign * small * g / length, first.params, gradient)
         losses.append(float(step(synthetic.placed(dataclasses.replace(first, params=moved), mesh), KEY)[1]["loss"]))
@@ -65,7 +65,8 @@ def test_steps_compile_once_use_up_the_state_and_stay_finite(rams):
     for number in range(program.steps):
         before = state
         state, metrics = step(state, KEY)
-        assert all(x.is_deleted() for x in jax.tree.leaves(before)), "the state is not donated"
+        kept = [x.shape for x in jax.tree.leaves(before) if x.size and not x.is_deleted()]
+        assert not kept, f"{kept} are not donated"
         compiled.add(step._cache_size())
         assert all(np.isfinite(x) for x in metrics.values()), (number, metrics)
     assert len(compiled) == 1
@@ -86,6 +87,8 @@ def test_age_tells_the_update_at_which_a_pixel_joined(rams):
     state, history = synthetic.placed(first, mesh), [np.asarray(first.data.masks.current)]
     for _ in range(program.steps):
         state, _ = step(state, KEY)
+        if len(history) == 1:  # the schedule has not begun
+            assert float(state.tau[0]) == evolution.CLOSED
         history.append(np.asarray(state.data.masks.current))
     masks, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
     np.testing.assert_array_equal(age > 0, (masks > 0) & (first.data.partial == 0))
@@ -107,18 +110,6 @@ def test_the_same_state_and_key_make_the_same_step(rams):
     # The step is folded into the key: with nothing else changed there are other crops.
     other_step = step(synthetic.placed(dataclasses.replace(first, step=np.int32(1)), mesh), KEY)[1]
     assert len({float(m["loss"]) for m in (metrics, other_key, other_step)}) == 3
-
-
-def test_masks_wait_for_their_schedule(rams):
-    program, first, mesh, _ = rams
-    later = dataclasses.replace(program.evolution, start=0.5, end=0.8)
-    examples = [synthetic.example(i, marked=3 if i == 2 else 6) for i in range(4)]
-    _, first, mesh, step = synthetic.experiment(examples, evolution=later)
-    state = synthetic.placed(first, mesh)
-    for _ in range(4):
-        state, _ = step(state, KEY)
-        np.testing.assert_array_equal(state.data.masks.current, first.data.partial)
-        assert float(state.tau[0]) == evolution.CLOSED
 
 
 @pytest.mark.parametrize("method", sorted(set(RULES) - {"rams"}))
