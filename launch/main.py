@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rams_jax import config as settings
@@ -25,6 +25,7 @@ _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # jax tells of every backend that it does not find
     if len(argv) > 1:
         _fail(f"What does {argv[1]} mean? Settings are written as --config.train.steps=500.")
     config = _CONFIG.value

@@ -44,7 +44,8 @@ def test_parameters_and_metrics_are_close(runs):
     (one, rows_one, _), (four, rows_four, _) = runs[1], runs[4]
     for name in ("params", "ema", "opt_state", "tau"):
         for a, b in zip(jax.tree.leaves(getattr(one, name)), jax.tree.leaves(getattr(four, name)), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
+            # Sums in another order; Adam divides by small gradients, so differences grow from 1e-7.
+            np.testing.assert_allclose(a, b, atol=5e-5, err_msg=name)
     for a, b in zip(rows_one, rows_four, strict=True):
         assert a.keys() == b.keys()
         for name in a:
@@ -52,7 +53,7 @@ def test_parameters_and_metrics_are_close(runs):
 
 
 def test_devices_exchange_one_sum(runs):
-    kinds = r"= [^=\n]*? (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    kinds = r"(?<![%\w.-])(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
     found = {devices: re.findall(kinds, text) for devices, (_, _, text) in runs.items()}
     assert set(found[4]) == {"all-reduce"}, "images or masks travel between devices"
     assert len(found[4]) == 1, f"{len(found[4])} sums instead of a combined one"

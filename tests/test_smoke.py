@@ -63,8 +63,9 @@ def test_the_workdir_holds_what_is_promised_and_nothing_else(run):
 def test_masks_grow_and_do_not_overshoot(summary):
     # Before they grow the marks hold about 0.27 of the objects, all of it right.
     masks = summary["masks"]
-    assert masks["precision"] >= 0.9, f"the masks overshoot: {masks}"
-    assert masks["recall"] >= 0.5, f"the masks stall: {masks}"
+    # Asked for twice the area of the objects they end at a precision below 0.90, as they are at 0.94.
+    assert masks["precision"] >= 0.92, f"the masks overshoot: {masks}"
+    assert masks["recall"] >= 0.8, f"the masks stall: {masks}"
     assert summary["test"]["dice"] > 0.5, "the network has learnt nothing"
     assert not [w for w in summary["warnings"] if "overshot" in w], summary["warnings"]
 
