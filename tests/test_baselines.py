@@ -136,7 +136,7 @@ def test_pseudo_labels_by_hand():
     np.testing.assert_array_equal(late.current, [[0, 3, 1, -1, 4, 2, -1, -1]])
     # Areas: class 1 has the mark of id 2 and gains one pixel, class 2 has that of id 1 and gains one.
     np.testing.assert_array_equal(late.tally[:, -2:], [[1, 2], [1, 2]])
-    # By p, inside the image: class 1 on columns 1 and 3 and the mark in 5, class 2 on 2 (its mark) and 4; not 5, a mark.
+    # By p, inside the image: class 1 in columns 1, 3 and 5 (a mark), class 2 in columns 2 (a mark) and 4.
     np.testing.assert_array_equal(late.tally[:, -3], [3, 2])
     assert late.tally.shape == (2, BINS + 3) and not late.tally[:, :-3].any()
     assert not late.held.any() and late.held.shape == (5,)

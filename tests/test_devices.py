@@ -1,4 +1,4 @@
-"""The number of devices changes nothing: four logical shards on one device and on four, and what they say to each other."""
+"""The number of devices changes nothing: four shards on one device and on four, and what they say to each other."""
 
 import re
 

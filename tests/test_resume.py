@@ -84,9 +84,7 @@ def test_stopped_and_gone_on_equals_uninterrupted(tmp_path, interrupt_after_eval
         found = saved(workdir, 40)
         assert jax.tree.structure(found) == jax.tree.structure(expected)
         assert set(found) == {"step", "params", "ema", "opt_state", "tau", "masks"}
-        for (path, a), b in zip(
-            jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
-        ):
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=f"{workdir.name} {jax.tree_util.keystr(path)}")
         for name in ("evolved", "predictions"):
             for path in (whole / name).iterdir():

@@ -45,7 +45,7 @@ def test_what_is_printed(run, summary):
     done, workdir = run
     lines = done.stdout.splitlines()
     assert lines[0] == f"workdir: {workdir}"
-    assert f"1 outlined (train_" in done.stdout and f"{WEAK} marked training images" in done.stdout
+    assert "1 outlined (train_" in done.stdout and f"{WEAK} marked training images" in done.stdout
     assert lines[-2] == f"Report: {workdir / 'report.html'}"
     assert lines[-1].startswith("rams on scratch_assay, seed 0: test dice ") and "grown masks precision " in lines[-1]
     assert f"dice {summary['test']['dice']:.4f}" in lines[-1]
