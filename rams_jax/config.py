@@ -69,9 +69,7 @@ def default() -> ConfigDict:
     config.train.log_every = 50  # steps between two lines of metrics
     config.train.evaluate_every = 350  # steps between two scores on the validation images
     config.train.checkpoint_every = 350  # steps between two checkpoints
-    config.train.shards = (
-        0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
-    )
+    config.train.shards = 0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
 
     config.loss = ConfigDict()
     config.loss.approximation = 1.0  # weight of the approximation task
