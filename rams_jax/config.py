@@ -67,7 +67,7 @@ def default() -> ConfigDict:
     config.train.clip_norm = 1.0  # largest norm of the gradient
     config.train.ema = 0.99  # how much of the averaged parameters stays at each step
     config.train.log_every = 50  # steps between two lines of metrics
-    config.train.evaluate_every = 350  # steps between two scores on the validation images
+    config.train.evaluate_every = 100  # steps between two scores on the validation images
     config.train.checkpoint_every = 350  # steps between two checkpoints
     config.train.shards = 0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
 
