@@ -17,6 +17,7 @@ from rams_jax.types import BINS, Annotation, EvolutionSettings, Level, Predictio
 
 Array = jax.Array
 CLOSED = 2.0  # a threshold that no score reaches
+BELIEVED = 1.5  # factor by which the segmentation's estimate of rho may differ from the outlined objects'
 _SMALLEST = 1e-6
 
 
@@ -174,6 +175,7 @@ def estimated_rho(tally: Array, rho: Array, outlined: Array, prior_objects: floa
       float32[K]; `rho` itself while no image has taken a turn.
     """
     found = jnp.where(tally[:, -2] > 0, tally[:, -2] / jnp.maximum(tally[:, -3], 1.0), rho)
+    found = jnp.clip(found, rho / BELIEVED, rho * BELIEVED)  # at first the segmentation sees nothing, or everything
     share = prior_objects / (outlined + prior_objects)
     return jnp.exp((1 - share) * jnp.log(rho) + share * jnp.log(found))
 
