@@ -1,7 +1,7 @@
 """Nuclei in real fluorescence microscopy, from one outlined image and marks on the other 239. The default experiment.
 
 Command:   python launch/main.py --config=configs/microscopy.py
-In short:  the same with configs/microscopy.py:smoke: under 60 seconds on 2 cores, and the scores mean little.
+In short:  the same with configs/microscopy.py:smoke: meant for under 60 seconds, and the scores mean little.
 Hardware:  2 CPU cores and 4 GiB of memory; takes a GPU or TPU where jax finds one.
 Time:      at most 10 minutes on 2 cores; what it took is in the cells below.
 Score:     the measured scores, with seeds, times and machine, are in benchmarks/results/microscopy.

@@ -37,7 +37,7 @@ def batch(strong, complete, current=CURRENT):
 STRONG, WEAK, INCOMPLETE = (True, True), (False, True), (False, False)
 
 
-def check(targets, segmentation, known, weak, masks, approximation_weight):
+def check_targets(targets, segmentation, known, weak, masks, approximation_weight):
     """Rows of eight values; labels count only where there is weight."""
     known = np.array(known)
     np.testing.assert_array_equal(targets.segmentation_weight[0, 0], known)
@@ -56,15 +56,15 @@ NONE, ALL = [0] * 8, VALID
 def test_recursive(rule):
     targets = baselines.RULES[rule].targets
     # On strong images p learns Y and q the current masks; the weak part is for weak images.
-    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, CURRENT, ALL)
+    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, CURRENT, ALL)
     # On weak ones p learns nothing but, if asked to, the masks: objects inside, background beyond a margin of 1 pixel.
     # Masks at 1, 2 and 5; the margin takes 0, 3, 4 and 6; 7 is not valid.
-    check(targets(batch(*WEAK), 2, LOSS), NONE, NONE, [0, 1, 1, 0, 0, 1, 0, 0], CURRENT, ALL)
+    check_targets(targets(batch(*WEAK), 2, LOSS), NONE, NONE, [0, 1, 1, 0, 0, 1, 0, 0], CURRENT, ALL)
     none = LossSettings(1.0, 0.0, 0.5, weak_margin=0)
-    check(targets(batch(*WEAK), 2, none), NONE, NONE, ALL, CURRENT, ALL)
+    check_targets(targets(batch(*WEAK), 2, none), NONE, NONE, ALL, CURRENT, ALL)
     # Not all objects are marked: nothing is background, neither for p nor for q.
     marked = [0, 1, 1, 0, 0, 1, 0, 0]
-    check(targets(batch(*INCOMPLETE), 2, LOSS), NONE, NONE, marked, CURRENT, marked)
+    check_targets(targets(batch(*INCOMPLETE), 2, LOSS), NONE, NONE, marked, CURRENT, marked)
 
 
 def test_the_weak_margin_is_a_square():
@@ -80,23 +80,23 @@ def test_the_weak_margin_is_a_square():
 
 def test_naive():
     targets = baselines.RULES["naive"].targets
-    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
-    check(targets(batch(*WEAK), 2, LOSS), PARTIAL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*WEAK), 2, LOSS), PARTIAL, ALL, NONE, PARTIAL, ALL)
 
 
 def test_ignore():
     targets = baselines.RULES["ignore"].targets
     marked = [0, 0, 1, 0, 0, 1, 0, 0]
-    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
-    check(targets(batch(*WEAK), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, ALL)
-    check(targets(batch(*INCOMPLETE), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, marked)
+    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*WEAK), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*INCOMPLETE), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, marked)
 
 
 def test_pseudo():
     targets = baselines.RULES["pseudo"].targets
     opinion = [0, -1, 1, 1, -1, 2, -1, 0]
-    check(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
-    check(
+    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(
         targets(batch(*WEAK, opinion), 2, LOSS), [0, 9, 1, 1, 9, 2, 9, 0], [1, 0, 1, 1, 0, 1, 0, 0], NONE, PARTIAL, ALL
     )
 

@@ -76,7 +76,7 @@ def changed(**values):
 
 
 def test_default_is_possible():
-    settings.validate(settings.default())
+    assert settings.validate(settings.default()) is None  # no ConfigError
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -154,8 +154,8 @@ def test_settings_that_do_not_fit_together(values, sentence):
 
 
 def test_settings_that_fit_together():
-    settings.validate(changed(**{"data.name": "folder", "data.source": "images"}))
-    settings.validate(changed(**{"evolution.start": 0.5, "evolution.end": 0.5}))
+    assert settings.validate(changed(**{"data.name": "folder", "data.source": "images"})) is None
+    assert settings.validate(changed(**{"evolution.start": 0.5, "evolution.end": 0.5})) is None
 
 
 @pytest.mark.parametrize(
