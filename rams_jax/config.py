@@ -1,7 +1,7 @@
 """The settings of a run: their default values, what they mean, and which values make sense.
 
 The sections `model`, `augment`, `loss`, `evolution` and `instances` hold the fields of the settings dataclasses of
-`rams_jax.types`, so that `EvolutionSettings(**config.evolution)` is all the conversion there is.
+`rams_jax.types`, but for those that follow from `data.auxiliary`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 METHODS = ("rams", "strong", "naive", "ignore", "multitask", "pseudo", "full")
 DATASETS = ("scratch_assay", "folder")
 DTYPES = ("float32", "bfloat16")
+AUXILIARY = ("separation", "boundary", "background")  # names in rams_jax.datasets.auxiliary.TASKS
 
 
 class ConfigError(ValueError):
@@ -35,6 +36,7 @@ def default() -> ConfigDict:
     config.data.strong = 1  # images that keep their full masks; the others show only their marks
     config.data.mark_coverage = (0.15, 0.40)  # least and largest share of an object that its simulated mark covers
     config.data.channels = (0,)  # of the images, in this order, that the network sees; the first is 0
+    config.data.auxiliary = ("separation",)  # auxiliary tasks, of AUXILIARY; () for none
     config.data.class_names = ("nucleus",)  # names of the object classes 1, 2, ...
 
     config.model = ConfigDict()
@@ -73,7 +75,7 @@ def default() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.approximation = 1.0  # weight of the approximation task
-    config.loss.auxiliary = 0.3  # weight of the auxiliary task
+    config.loss.auxiliary = 0.3  # weight of the auxiliary tasks
     config.loss.weak = 0.0  # weight of the segmentation loss on the grown masks; 0 is the paper's setting
     config.loss.weak_margin = 8  # pixels around a grown mask that teach the segmentation nothing
 
@@ -85,7 +87,7 @@ def default() -> ConfigDict:
     config.evolution.prior_objects = 15.0  # how many outlined objects the segmentation's own estimate of rho is worth
     config.evolution.alpha = 0.5  # weight of the approximation against the segmentation in a pixel's score
     config.evolution.tau_min = 0.3  # no pixel joins below this score
-    config.evolution.tau_separation = 0.5  # nor above this probability of an interface
+    config.evolution.tau_auxiliary = 0.5  # nor above this probability of an interface, or of background
     config.evolution.reach = 3  # 4-neighbour steps, in pixels, that a region may grow in one update
     config.evolution.monotone = False  # masks never shrink; False = grown again from the marks at each update
     config.evolution.stop_growth = 0.02  # relative change of area below which an instance rests
@@ -179,6 +181,10 @@ def _is_channels(value: tuple) -> bool:
     return all(type(v) is int and v >= 0 for v in value) and 0 < len(value) == len(set(value))
 
 
+def _is_auxiliary(value: tuple) -> bool:
+    return all(v in AUXILIARY for v in value) and len(value) == len(set(value))
+
+
 def _is_names(value: tuple) -> bool:
     return all(isinstance(v, str) and v for v in value) and 0 < len(value) == len(set(value))
 
@@ -201,6 +207,7 @@ _RULES: dict[str, Rule] = {
     "data.strong": _integer(1),
     "data.mark_coverage": _sequence("two numbers between 0 and 1, the smaller first", _is_coverage),
     "data.channels": _sequence("one or more different integers, counted from 0", _is_channels),
+    "data.auxiliary": _sequence(f"any of {', '.join(AUXILIARY)}, each once", _is_auxiliary),
     "data.class_names": _sequence("one or more different names", _is_names),
     "model.width": _integer(1),
     "model.depth": _integer(1),
@@ -241,7 +248,7 @@ _RULES: dict[str, Rule] = {
     "evolution.prior_objects": _NOT_NEGATIVE,
     "evolution.alpha": _SHARE,
     "evolution.tau_min": _SHARE,
-    "evolution.tau_separation": _SHARE,
+    "evolution.tau_auxiliary": _SHARE,
     "evolution.reach": _integer(1),
     "evolution.monotone": _SWITCH,
     "evolution.stop_growth": _BELOW_ONE,

@@ -54,9 +54,8 @@ class _Field:
         self.alpha = settings.alpha
         self.log_p = jnp.log(jnp.maximum(p, _SMALLEST))
         self.log_q = jnp.log(jnp.maximum(q, _SMALLEST))
-        self.open = note.inside
-        if s.shape[-1]:  # the first auxiliary task is the separation of touching objects
-            self.open = self.open & (s[..., 0] < settings.tau_separation)
+        closing = s[..., jnp.array(settings.closing, int)]
+        self.open = note.inside & (closing < settings.tau_auxiliary).all(-1)
         self.classes = note.classes
         pixel_class = note.classes[note.current]
         means = instance_means(_of_class(q, pixel_class), note.current, note.classes.shape[0])

@@ -17,6 +17,7 @@ from rams_jax import config as settings
 from rams_jax import datasets, loading, sharding
 from rams_jax.annotations import AnnotationError
 from rams_jax.baselines import RULES
+from rams_jax.datasets import auxiliary
 from rams_jax.datasets.partial import choose_strong
 from rams_jax.model import MultiTaskUNet, multiple
 from rams_jax.train_step import Program, init_state
@@ -69,18 +70,17 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     cache = pathlib.Path(config.data.cache or os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax"
     coverage = tuple(config.data.mark_coverage)
     channels = tuple(config.data.channels)
-    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels)
+    tasks = tuple(config.data.auxiliary)
+    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels, tasks)
     if not splits.test or not splits.validation:
         raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
     rule = RULES[config.method]
     strong = choose_strong(splits.train, config.data.strong, config.seed)
     if rule.all_strong:
         strong = tuple(range(len(splits.train)))
-    train_images = datasets.reveal(splits.train, strong)
+    train_images = datasets.reveal(splits.train, strong, tasks)
     shards, devices = shards_and_devices(config)
-    model = MultiTaskUNet(
-        ModelSettings(**config.model), len(config.data.class_names), splits.train[0].auxiliary.shape[-1]
-    )
+    model = MultiTaskUNet(ModelSettings(**config.model), len(config.data.class_names), len(auxiliary.channels(tasks)))
     data, slots = loading.load(
         train_images, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
     )
@@ -93,8 +93,10 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
             optax.clip_by_global_norm(train.clip_norm), optax.adamw(rate, weight_decay=train.weight_decay)
         ),
         augment=AugmentSettings(**config.augment),
-        loss=LossSettings(**config.loss),
-        evolution=EvolutionSettings(**config.evolution),
+        loss=LossSettings(
+            **{**config.loss, "auxiliary": tuple(config.loss.auxiliary * w for w in auxiliary.weights(tasks))}
+        ),
+        evolution=EvolutionSettings(**config.evolution, closing=auxiliary.channels(tasks, "closes")),
         steps=train.steps,
         strong_crops=train.strong_crops // shards,
         weak_crops=train.weak_crops // shards,
@@ -104,7 +106,8 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     state = init_state(stream(config.seed, "parameters"), program, data)
     state = sharding.place(state, sharding.state_specs(state), mesh)
     step = sharding.compile_step(program, state, mesh, shards)
-    run = Run(config, program, splits, strong, slots, InstanceSettings(**config.instances))
+    instances = InstanceSettings(**config.instances, dividing=auxiliary.channels(tasks, "divides"))
+    run = Run(config, program, splits, strong, slots, instances)
     return run, state, step
 
 

@@ -12,7 +12,7 @@ from rams_jax.types import InstanceSettings, Predictions
 
 _CROSS = ndi.generate_binary_structure(2, 1)  # 4-neighbours: one adjacency for components, maxima and watershed
 _FLOOR = 0.01  # an approximation below this is one plain, so that noise around 0 makes no markers
-_INTERFACE = 0.5  # from this probability on, an interface ends an object's inside as the background does
+_BORDER = 0.5  # from this probability on, a border ends an object's inside as the background does
 
 
 def label_instances(
@@ -21,8 +21,8 @@ def label_instances(
     """Cuts the foreground of one image into objects.
 
     A pixel belongs to the class with the largest foreground probability if that is at least `settings.threshold`. The
-    height of a pixel is its approximation q lowered where the first auxiliary task sees an interface, q (1 - s), times
-    its distance to the nearest pixel outside the class or on an interface (s >= 0.5), both smoothed. A maximum of the
+    height of a pixel is its approximation q lowered where an auxiliary task sees a border, q (1 - s), times
+    its distance to the nearest pixel outside the class or on a border (s >= 0.5), both smoothed. A maximum of the
     height becomes a marker if every way from it to a higher one descends by at least the share `marker_depth` of the
     maximum's own height. From the markers the foreground is divided by a watershed; every connected piece of it holds
     at least one marker. Holes that an object encloses are filled, except for the objects in them; objects smaller than
@@ -31,14 +31,14 @@ def label_instances(
     Args:
       predictions: of one image, NumPy arrays [H, W, K], [H, W, K], [H, W, S]; S may be 0.
       foreground: float[H, W, K], the probability used as the segmentation.
-      settings: threshold, marker_sigma in pixels, marker_depth in [0, 1), min_area in pixels.
+      settings: threshold, marker_sigma in pixels, marker_depth in [0, 1), min_area in pixels, dividing channels of S.
 
     Returns:
       int32[H, W], 0 = background, ids 1..J without gaps, the largest first; int32[J + 1], the class of each id.
     """
     foreground = np.asarray(foreground)
     approximation, auxiliary = np.asarray(predictions.approximation), np.asarray(predictions.auxiliary)
-    separation = auxiliary[..., 0] if auxiliary.shape[-1] else np.zeros(foreground.shape[:2], np.float32)
+    separation = auxiliary[..., list(settings.dividing)].max(-1, initial=0.0)
     class_map = np.where(foreground.max(-1) >= settings.threshold, foreground.argmax(-1) + 1, 0)
     found = []
     for k in np.unique(class_map[class_map > 0]).tolist():
@@ -59,8 +59,8 @@ def label_instances(
 def _height(approximation: np.ndarray, separation: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
     # the depth separates touching objects where q is one plateau, q where the outline shows no neck
     inner = ndi.gaussian_filter((approximation * (1 - separation)).astype(np.float64), sigma)
-    depth = np.asarray(ndi.distance_transform_edt(np.pad(mask & (separation < _INTERFACE), 1)))[1:-1, 1:-1]
-    depth = ndi.gaussian_filter(np.maximum(depth, 0.5 * mask), sigma)  # above 0 on interfaces, for the logarithm
+    depth = np.asarray(ndi.distance_transform_edt(np.pad(mask & (separation < _BORDER), 1)))[1:-1, 1:-1]
+    depth = ndi.gaussian_filter(np.maximum(depth, 0.5 * mask), sigma)  # above 0 on borders, for the logarithm
     return np.maximum(inner, _FLOOR) * depth
 
 

@@ -97,6 +97,9 @@ class MultiTaskUNet(nn.Module):
         outputs = []
         tasks = (("segmentation", self.classes + 1), ("approximation", self.classes), ("auxiliary", self.auxiliary))
         for task, channels in tasks:
+            if not channels:  # no auxiliary task
+                outputs.append(jnp.zeros((*image.shape[:3], 0)))
+                continue
             y = x
             for level in range(min(s.own_levels, s.depth - 1) - 1, -1, -1):
                 y = up(y, level, 1, task)

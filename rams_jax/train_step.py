@@ -89,9 +89,11 @@ def _loss(params, batch: Batch, program: Program) -> tuple[Array, Metrics]:
     }
     if program.model.auxiliary:
         known = (batch.auxiliary != UNKNOWN) & batch.valid[..., None]
-        parts["loss_auxiliary"] = program.loss.auxiliary * losses.binary_cross_entropy(
-            auxiliary, (batch.auxiliary == YES).astype(jnp.float32), known.astype(jnp.float32)
-        )
+        yes = (batch.auxiliary == YES).astype(jnp.float32)
+        parts["loss_auxiliary"] = jnp.float32(0)
+        for i, weight in enumerate(program.loss.auxiliary):
+            one = losses.binary_cross_entropy(auxiliary[..., i], yes[..., i], known[..., i].astype(jnp.float32))
+            parts["loss_auxiliary"] += weight * one
     if program.loss.weak:
         labels = jnp.maximum(batch.current, 0)
         parts["loss_weak"] = program.loss.weak * losses.cross_entropy(segmentation, labels, targets.weak_weight)

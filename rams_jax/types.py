@@ -173,7 +173,7 @@ class AugmentSettings:
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
     approximation: float
-    auxiliary: float
+    auxiliary: tuple[float, ...]  # of each of the S channels
     weak: float  # weight of the segmentation loss on the grown masks; 0 is the paper's setting
     weak_margin: int  # pixels around a grown mask that teach the segmentation nothing
 
@@ -187,12 +187,13 @@ class EvolutionSettings:
     prior_objects: float  # how many outlined objects the segmentation's estimate of rho is worth
     alpha: float  # weight of q against p in the score
     tau_min: float  # no pixel joins below this score
-    tau_separation: float  # nor above this probability of an interface
+    tau_auxiliary: float  # nor above this probability in a closing auxiliary channel
     reach: int  # 4-neighbour steps a region may grow in one update
     monotone: bool  # A_t stays inside A_{t+1}
     stop_growth: float  # relative change of area below which an instance rests
     max_area_factor: float  # of the largest strong object of the class
     leak_factor: float  # largest area after one update, relative to a disc that grew by `reach` on all sides
+    closing: tuple[int, ...]  # auxiliary channels that say where no mask grows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,3 +202,4 @@ class InstanceSettings:
     marker_sigma: float  # smoothing of the approximation before its maxima become markers, pixels
     marker_depth: float  # height by which a maximum must stand out to be a marker of its own
     min_area: int  # smaller objects are dropped, pixels
+    dividing: tuple[int, ...]  # auxiliary channels that say where objects are divided

@@ -21,20 +21,21 @@ SETTINGS = EvolutionSettings(
     prior_objects=15.0,
     alpha=0.5,
     tau_min=0.3,
-    tau_separation=0.6,
+    tau_auxiliary=0.6,
     reach=2,
     monotone=False,
     stop_growth=0.0,
     max_area_factor=1e6,
     leak_factor=1e6,
+    closing=(),
 )
-NUMBERS = ("alpha", "tau_min", "tau_separation", "reach", "stop_growth", "max_area_factor", "leak_factor")
+NUMBERS = ("alpha", "tau_min", "tau_auxiliary", "reach", "stop_growth", "max_area_factor", "leak_factor")
 
 
 @functools.partial(jax.jit, static_argnames="monotone")
 def _evolve(case, strong, numbers, monotone):
     # One compilation for all values of the settings; `evolve` reads them as attributes.
-    settings = types.SimpleNamespace(**numbers, monotone=monotone)
+    settings = types.SimpleNamespace(**numbers, monotone=monotone, closing=(0,) * (case.s.shape[-1] > 0))
 
     def one(case, strong):
         note = Annotation(case.inside, case.full, case.partial, case.current, case.classes, strong)

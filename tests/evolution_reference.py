@@ -71,7 +71,7 @@ class Opinion:
     def open(self, u):
         if not self.case.inside[u]:
             return False
-        return self.case.s.shape[-1] == 0 or float(self.case.s[u][0]) < self.settings.tau_separation
+        return self.case.s.shape[-1] == 0 or float(self.case.s[u][0]) < self.settings.tau_auxiliary
 
     def admissible(self, u, j, tau):
         return self.open(u) and self.score(u, j) >= tau[self.case.classes[j] - 1]

@@ -34,7 +34,7 @@ AUGMENT = AugmentSettings(
     noise=0.05,
     blur=0.5,
 )
-LOSS = LossSettings(approximation=1.0, auxiliary=0.3, weak=0.0, weak_margin=2)
+LOSS = LossSettings(approximation=1.0, auxiliary=(), weak=0.0, weak_margin=2)
 EVOLUTION = EvolutionSettings(
     images_per_step=1,
     start=0.0,
@@ -43,12 +43,13 @@ EVOLUTION = EvolutionSettings(
     prior_objects=15.0,
     alpha=0.5,
     tau_min=0.3,
-    tau_separation=0.5,
+    tau_auxiliary=0.5,
     reach=2,
     monotone=False,
     stop_growth=0.0,
     max_area_factor=3.0,
     leak_factor=2.0,
+    closing=(),
 )
 
 
@@ -85,15 +86,16 @@ def example(seed, marked=6, auxiliary=0):
 def experiment(examples, method="rams", shards=1, devices=1, steps=8, **changes):
     """The program, the first state on the host, its mesh, and the compiled step; image 0 is strong."""
     rule = RULES[method]
+    tasks = examples[0].auxiliary.shape[-1]
     strong = list(range(len(examples))) if rule.all_strong else [0]
-    model = MultiTaskUNet(MODEL, 1, examples[0].auxiliary.shape[-1])
+    model = MultiTaskUNet(MODEL, 1, tasks)
     program = Program(
         model=model,
         rule=rule,
         optimizer=optax.adamw(0.01, weight_decay=1e-3),
         augment=AUGMENT,
-        loss=LOSS,
-        evolution=EVOLUTION,
+        loss=dataclasses.replace(LOSS, auxiliary=(0.3,) * tasks),
+        evolution=dataclasses.replace(EVOLUTION, closing=tuple(range(tasks))),
         steps=steps,
         strong_crops=2,
         weak_crops=2,

@@ -8,7 +8,7 @@ import pytest
 from rams_jax import baselines, evolution
 from rams_jax.types import BINS, Annotation, Batch, EvolutionSettings, Level, LossSettings, Predictions
 
-LOSS = LossSettings(approximation=1.0, auxiliary=0.0, weak=0.5, weak_margin=1)
+LOSS = LossSettings(approximation=1.0, auxiliary=(0.0,), weak=0.5, weak_margin=1)
 FULL = [0, 1, 1, 1, 0, 2, 2, 0]
 PARTIAL = [0, 0, 1, 0, 0, 2, 0, 0]
 CURRENT = [0, 1, 1, 0, 0, 2, 0, 0]
@@ -101,7 +101,7 @@ def test_pseudo():
     )
 
 
-SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 15.0, 0.5, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0)
+SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 15.0, 0.5, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0, ())
 
 
 def opinion(progress, strong=False):

@@ -19,6 +19,8 @@ SECTIONS = {
     "evolution": types.EvolutionSettings,
     "instances": types.InstanceSettings,
 }
+# What the auxiliary tasks decide.
+DERIVED = {"loss": {"auxiliary": (0.3,)}, "evolution": {"closing": (0,)}, "instances": {"dividing": (0,)}}
 
 IMPOSSIBLE = [
     ("method", "ramz"),
@@ -81,14 +83,16 @@ def test_default_is_possible():
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_section_makes_its_dataclass(section):
-    values = settings.default()[section]
+    values = {**settings.default()[section], **DERIVED.get(section, {})}
     made = SECTIONS[section](**values)
-    assert dataclasses.asdict(made) == values.to_dict()
+    assert dataclasses.asdict(made) == values
 
 
 def test_dataclass_fields_have_the_types_they_declare():
     for section, made in SECTIONS.items():
         for field in dataclasses.fields(made):
+            if field.name in DERIVED.get(section, {}):
+                continue
             assert type(settings.default()[section][field.name]).__name__ == field.type
 
 

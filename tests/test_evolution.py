@@ -54,7 +54,7 @@ def test_separation_closes_pixels():
     case = random_case(3, 2, 1)
     apart = fast([case])
     together = fast([dataclasses.replace(case, s=np.zeros_like(case.s))])
-    closed = (case.s[..., 0] >= SETTINGS.tau_separation) & (case.partial == 0)
+    closed = (case.s[..., 0] >= SETTINGS.tau_auxiliary) & (case.partial == 0)
     assert closed.any()
     assert (apart.current[0][closed] == 0).all()
     assert (together.current[0][closed] > 0).any()
@@ -90,7 +90,7 @@ def test_marks_stay_and_growth_is_admissible_and_within_reach(settings, monotone
             k = case.classes[j] - 1
             mean = case.q[case.current == j, k].mean()
             score = np.sqrt(case.p[..., k] * np.minimum(1, case.q[..., k] / mean))
-            admissible = (score >= case.tau[k] - 1e-5) & case.inside & (case.s[..., 0] < settings.tau_separation)
+            admissible = (score >= case.tau[k] - 1e-5) & case.inside & (case.s[..., 0] < settings.tau_auxiliary)
             joined = (new == j) & (case.current != j)
             assert admissible[joined].all()
             steps = distance_in(admissible & (new == j), case.current == j)

@@ -9,6 +9,8 @@ from rams_jax import datasets
 from rams_jax.annotations import AnnotationError, check_example
 from rams_jax.datasets import folder
 
+TASKS = ("separation",)
+
 
 @pytest.fixture
 def annotated(tmp_path) -> pathlib.Path:
@@ -33,7 +35,7 @@ def annotated(tmp_path) -> pathlib.Path:
 
 
 def read(path):
-    return folder.read_folder(path, 0, (0.15, 0.40))
+    return folder.read_folder(path, 0, (0.15, 0.40), TASKS)
 
 
 def write_mask(path, array):
@@ -131,7 +133,7 @@ def test_split_by_table(annotated):
     table = annotated / "splits.csv"
     kinds = dict(zip("abcdef", ["test", "train", "validation", "test", "train", "train"], strict=True))
     table.write_text("name,split\n" + "\n".join(f"{name},{kind}" for name, kind in kinds.items()) + "\n")
-    splits = datasets.load("folder", str(annotated), annotated / "cache", 0, (0.15, 0.40), (0,))
+    splits = datasets.load("folder", str(annotated), annotated / "cache", 0, (0.15, 0.40), (0,), TASKS)
     assert [[e.name for e in part] for part in (splits.train, splits.validation, splits.test)] == [
         ["b", "e", "f"],
         ["c"],
@@ -154,17 +156,17 @@ def test_split_by_table(annotated):
 
 def test_channels_that_are_not_there(annotated):
     with pytest.raises(AnnotationError, match=r"asks for \(0, 2\), but the image has only 0 to 0"):
-        datasets.load("folder", str(annotated), annotated / "cache", 0, (0.15, 0.40), (0, 2))
+        datasets.load("folder", str(annotated), annotated / "cache", 0, (0.15, 0.40), (0, 2), TASKS)
 
 
 def test_reveal_tells_strong_images_everything(annotated):
     examples = read(annotated)
-    revealed = datasets.reveal(examples, (0, 2))
+    revealed = datasets.reveal(examples, (0, 2), TASKS)
     for i, (before, after) in enumerate(zip(examples, revealed, strict=True)):
         assert (after.auxiliary > 0).all() == (i in (0, 2))
         np.testing.assert_array_equal(after.partial, before.partial)
     with pytest.raises(AnnotationError, match="f: chosen as a strong image"):
-        datasets.reveal(examples, (5,))
+        datasets.reveal(examples, (5,), TASKS)
 
 
 @pytest.mark.skipif("RAMS_DATA" not in os.environ, reason="RAMS_DATA does not name the folder of further real images")
@@ -175,7 +177,7 @@ def test_real_folders(name, tmp_path):
         (tmp_path / part).mkdir()
         for file in sorted((source / part).iterdir())[:4]:
             shutil.copy(file, tmp_path / part)
-    splits = datasets.load("folder", str(tmp_path), tmp_path / "cache", 0, (0.15, 0.40), ())
+    splits = datasets.load("folder", str(tmp_path), tmp_path / "cache", 0, (0.15, 0.40), (), TASKS)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [2, 1, 1]
     for example in (*splits.train, *splits.validation, *splits.test):
         check_example(example, 1)

@@ -47,7 +47,7 @@ def discs(seed, chance, blur, radius=9, side=72):
 
 
 DEFAULTS = dataclasses.replace(
-    SETTINGS, reach=3, tau_min=0.1, stop_growth=0.02, max_area_factor=3.0, leak_factor=2.0, tau_separation=0.5
+    SETTINGS, reach=3, tau_min=0.1, stop_growth=0.02, max_area_factor=3.0, leak_factor=2.0, tau_auxiliary=0.5
 )
 
 

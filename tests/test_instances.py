@@ -10,7 +10,7 @@ from rams_jax.instances import label_instances
 from rams_jax.metrics import aji_counts
 from rams_jax.types import InstanceSettings, Predictions
 
-SETTINGS = InstanceSettings(threshold=0.5, marker_sigma=2.0, marker_depth=0.1, min_area=10)
+SETTINGS = InstanceSettings(threshold=0.5, marker_sigma=2.0, marker_depth=0.1, min_area=10, dividing=())
 
 
 def disc(centre, radius, shape=(64, 96), stretch=1.0):
@@ -26,7 +26,8 @@ def label(foreground, inner=None, separation=None, **settings):
         foreground, inner = foreground[..., None], inner[..., None]
     auxiliary = np.zeros((*foreground.shape[:2], 0), np.float32) if separation is None else separation[..., None]
     predictions = Predictions(foreground, inner, auxiliary)
-    return label_instances(predictions, foreground, dataclasses.replace(SETTINGS, **settings))
+    settings = dataclasses.replace(SETTINGS, dividing=tuple(range(auxiliary.shape[-1])), **settings)
+    return label_instances(predictions, foreground, settings)
 
 
 def test_two_touching_discs_on_a_plateau():

@@ -4,7 +4,9 @@ from scipy import ndimage
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets import partial
-from rams_jax.types import NO, UNKNOWN, YES
+from rams_jax.types import NO
+
+TASKS = ("separation",)
 
 EIGHT = np.ones((3, 3))
 
@@ -131,62 +133,12 @@ def test_impossible_coverage(coverage):
         partial.draw_partial(np.ones((4, 4), np.int32), 0, coverage)
 
 
-def test_interfaces_by_hand():
-    valid = np.ones((3, 10), bool)
-    valid[:, 9] = False
-    U, N, Y = UNKNOWN, NO, YES
-    for row, expected in (
-        # Objects that touch: the pixels on both sides of the contact.
-        ([1, 1, 1, 2, 2, 2, 0, 0, 0, 0], [N, N, Y, Y, N, N, N, N, N, U]),
-        # One, two and three pixels apart: the gap, as far as both objects are within two pixels.
-        ([1, 1, 0, 2, 2, 2, 0, 0, 0, 0], [N, N, Y, N, N, N, N, N, N, U]),
-        ([1, 1, 0, 0, 2, 2, 0, 0, 0, 0], [N, N, Y, Y, N, N, N, N, N, U]),
-        ([1, 1, 0, 0, 0, 2, 2, 0, 0, 0], [N, N, N, Y, N, N, N, N, N, U]),
-        # Four apart: no pixel is within two of both.
-        ([1, 1, 0, 0, 0, 0, 2, 2, 0, 0], [N, N, N, N, N, N, N, N, N, U]),
-        # Three objects; ids do not matter.
-        ([7, 7, 0, 3, 3, 0, 5, 5, 0, 0], [N, N, Y, N, N, Y, N, N, N, U]),
-    ):
-        result = partial.draw_interfaces(np.array([row] * 3, np.int32), valid)
-        assert result.dtype == np.int8
-        np.testing.assert_array_equal(result, [expected] * 3)
-
-
-def test_interfaces_against_distances_to_every_object():
-    rng = np.random.default_rng(0)
-    blobs = ndimage.gaussian_filter(rng.standard_normal((60, 60)), 2) > 0.03
-    full = ndimage.label(blobs)[0].astype(np.int32)
-    full[:, 30:][full[:, 30:] > 0] += 100  # cut in the middle: some touch
-    ids = np.unique(full[full > 0])
-    distance = np.sort([ndimage.distance_transform_edt(full != i) for i in ids], axis=0)
-    expected = np.where(full > 0, distance[1] < 1.5, distance[1] <= 2)
-    result = partial.draw_interfaces(full, np.ones(full.shape, bool))
-    np.testing.assert_array_equal(result == YES, expected)
-    assert expected.sum() > 50
-
-
-def test_strokes_are_sparse_and_true():
-    full = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((9, 9), int)).astype(np.int32)
-    full[:, ::9], full[::9] = 0, 0  # 8 x 8 objects, one pixel apart
-    full[:, 45:48] = 0
-    interfaces = partial.draw_interfaces(full, np.ones(full.shape, bool))
-    marks = partial.draw_partial(full, 0)
-    strokes = partial.draw_strokes(interfaces, marks, 7, share=0.5)
-    assert (strokes[strokes != UNKNOWN] == interfaces[strokes != UNKNOWN]).all()
-    np.testing.assert_array_equal(strokes == NO, marks > 0)
-    pieces, count = ndimage.label(interfaces == YES, EIGHT)
-    whole = [np.unique(strokes[pieces == i]).tolist() for i in range(1, count + 1)]
-    assert all(values in ([YES], [UNKNOWN]) for values in whole), "an interface is drawn whole or not at all"
-    assert not (partial.draw_strokes(interfaces, marks, 7, share=0.0) == YES).any()
-    np.testing.assert_array_equal(partial.draw_strokes(interfaces, marks, 7, share=1.0) == YES, interfaces == YES)
-
-
 def example(name: str, objects: int):
     full = np.zeros((30, 30), np.int32)
     for index in range(objects):
         full[6 * (index // 5) : 6 * (index // 5) + 5, 6 * (index % 5) : 6 * (index % 5) + 5] = index + 1
     image = np.zeros((30, 30, 1), np.float32)
-    return partial.annotate(name, image, full, None, np.ones((30, 30), bool), 1.0, 0, (0.15, 0.4))
+    return partial.annotate(name, image, full, None, np.ones((30, 30), bool), 1.0, 0, (0.15, 0.4), TASKS)
 
 
 def test_strong_images_are_those_with_objects():
@@ -207,10 +159,10 @@ def test_annotate_derives_the_rest():
     assert made.complete and made.classes.tolist() == [0, 1, 1, 1] and made.auxiliary.shape == (30, 30, 1)
     assert (made.partial != example("b", 3).partial).any(), "each image has its own stream"
     first = np.where(made.partial == 1, 1, 0).astype(np.int32)
-    some = partial.annotate("a", made.image, made.full, first, made.valid, 1.0, 0, (0.15, 0.4))
+    some = partial.annotate("a", made.image, made.full, first, made.valid, 1.0, 0, (0.15, 0.4), TASKS)
     assert not some.complete
-    weak = partial.annotate("a", made.image, None, first, made.valid, 1.0, 0, (0.15, 0.4))
+    weak = partial.annotate("a", made.image, None, first, made.valid, 1.0, 0, (0.15, 0.4), TASKS)
     assert weak.complete and weak.full is None and weak.classes.tolist() == [0, 1]
     np.testing.assert_array_equal(weak.auxiliary[..., 0] == NO, first > 0)
     with pytest.raises(AnnotationError, match="a: neither"):
-        partial.annotate("a", made.image, None, None, made.valid, 1.0, 0, (0.15, 0.4))
+        partial.annotate("a", made.image, None, None, made.valid, 1.0, 0, (0.15, 0.4), TASKS)

@@ -37,7 +37,9 @@ def training(run):
     from rams_jax import config, datasets
 
     values = config.default()
-    splits = datasets.load("scratch_assay", "", run[1].parent / "rams_jax", 0, tuple(values.data.mark_coverage), (0,))
+    splits = datasets.load(
+        "scratch_assay", "", run[1].parent / "rams_jax", 0, tuple(values.data.mark_coverage), (0,), ("separation",)
+    )
     return {example.name: example for example in splits.train}
 
 

@@ -16,7 +16,8 @@ from absl import logging
 
 from rams_jax.annotations import AnnotationError, normalise
 from rams_jax.datasets import folder
-from rams_jax.datasets.partial import annotate, draw_interfaces
+from rams_jax.datasets.auxiliary import answer_all
+from rams_jax.datasets.partial import annotate
 from rams_jax.types import Example
 
 
@@ -36,11 +37,12 @@ def load(
     seed: int,
     mark_coverage: tuple[float, float],
     channels: tuple[int, ...],
+    tasks: tuple[str, ...],
 ) -> Splits:
     """Loads a data set, with marks drawn where nobody drew any.
 
     All examples keep their full maps: which of them training may see is the caller's choice. The auxiliary strokes are
-    those of a weak image (`partial.draw_strokes`); `reveal` gives strong images theirs.
+    those of a weak image (`auxiliary.answer_some`); `reveal` gives strong images theirs.
 
     Args:
       name: scratch_assay or folder.
@@ -49,27 +51,28 @@ def load(
       seed: of the marks and strokes, each image's derived from it and the image's name; for `folder` of the split too.
       mark_coverage: least and largest share of an object that its mark covers.
       channels: of the images, in this order; empty for all.
+      tasks: auxiliary tasks, names in `auxiliary.TASKS`.
 
     Raises:
       AnnotationError: an unknown name, a folder that cannot be used, or a channel that the images do not have.
     """
     match name:
         case "scratch_assay":
-            splits = _scratch_assay(cache, seed, mark_coverage)
+            splits = _scratch_assay(cache, seed, mark_coverage, tasks)
         case "folder":
             path = pathlib.Path(source)
-            splits = Splits(*folder.split(folder.read_folder(path, seed, mark_coverage), path, seed))
+            splits = Splits(*folder.split(folder.read_folder(path, seed, mark_coverage, tasks), path, seed))
         case _:
             raise AnnotationError(f"There is no data set {name!r}; data.name is scratch_assay or folder.")
     parts = (splits.train, splits.validation, splits.test)
     return Splits(*(tuple(_select(example, channels) for example in part) for part in parts))
 
 
-def reveal(examples: Sequence[Example], strong: Sequence[int]) -> tuple[Example, ...]:
-    """Gives the strong images the strokes that their full maps imply (`partial.draw_interfaces`).
+def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str, ...]) -> tuple[Example, ...]:
+    """Gives the strong images all the answers to the auxiliary tasks that follow from their full maps.
 
     Args:
-      examples: with the separation task alone in `auxiliary`.
+      examples: the training images.
       strong: positions of the strong images in `examples`; they have full maps.
     """
     revealed = list(examples)
@@ -77,7 +80,7 @@ def reveal(examples: Sequence[Example], strong: Sequence[int]) -> tuple[Example,
         full = examples[i].full
         if full is None:
             raise AnnotationError(f"{examples[i].name}: chosen as a strong image, but it has no full mask.")
-        revealed[i] = dataclasses.replace(examples[i], auxiliary=draw_interfaces(full, examples[i].valid)[..., None])
+        revealed[i] = dataclasses.replace(examples[i], auxiliary=answer_all(full, examples[i].valid, tasks))
     return tuple(revealed)
 
 
@@ -92,7 +95,7 @@ def _select(example: Example, channels: tuple[int, ...]) -> Example:
     return dataclasses.replace(example, image=example.image[..., list(channels)])
 
 
-def _scratch_assay(cache: pathlib.Path, seed: int, coverage: tuple[float, float]) -> Splits:
+def _scratch_assay(cache: pathlib.Path, seed: int, coverage: tuple[float, float], tasks: tuple[str, ...]) -> Splits:
     # Here, because the other modules must import where tensorflow-datasets is not installed.
     import tensorflow_datasets as tfds
 
@@ -116,7 +119,7 @@ def _scratch_assay(cache: pathlib.Path, seed: int, coverage: tuple[float, float]
             parts = _read(ScratchAssay, cache)
     finally:
         logging.set_verbosity(verbosity)
-    return Splits(*(tuple(_from_row(row, seed, coverage) for row in rows) for rows in parts))
+    return Splits(*(tuple(_from_row(row, seed, coverage, tasks) for row in rows) for rows in parts))
 
 
 def _read(builder_class: type, cache: pathlib.Path) -> list[list[dict[str, Any]]]:
@@ -142,7 +145,7 @@ def _prepare(tfds: Any, builder_class: type, final: pathlib.Path) -> None:
                 raise
 
 
-def _from_row(row: dict[str, Any], seed: int, coverage: tuple[float, float]) -> Example:
+def _from_row(row: dict[str, Any], seed: int, coverage: tuple[float, float], tasks: tuple[str, ...]) -> Example:
     return annotate(
         name=row["name"].decode(),
         image=normalise(row["image"], row["limits"]),
@@ -152,4 +155,5 @@ def _from_row(row: dict[str, Any], seed: int, coverage: tuple[float, float]) -> 
         pixel_size=float(row["pixel_size"]),
         seed=seed,
         coverage=coverage,
+        tasks=tasks,
     )

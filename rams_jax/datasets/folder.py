@@ -23,13 +23,14 @@ from rams_jax.types import Example
 SPLITS = ("train", "validation", "test")
 
 
-def read_folder(path: pathlib.Path, seed: int, coverage: tuple[float, float]) -> list[Example]:
+def read_folder(path: pathlib.Path, seed: int, coverage: tuple[float, float], tasks: tuple[str, ...]) -> list[Example]:
     """Reads all images of a folder, in the order of their names. Objects are of one class.
 
     Args:
       path: laid out as the head of this file says.
       seed: of the marks that are drawn.
       coverage: least and largest share of an object that such a mark covers.
+      tasks: auxiliary tasks, names in `auxiliary.TASKS`.
 
     Raises:
       AnnotationError: no such folder, no images, an image without annotation, an annotation without image, two files
@@ -48,7 +49,9 @@ def read_folder(path: pathlib.Path, seed: int, coverage: tuple[float, float]) ->
         raise AnnotationError(
             f"{images[name]}: no annotation; draw {path / 'partial' / name}.tif or {path / 'masks' / name}.tif."
         )
-    return [_read(name, images[name], full.get(name), partial.get(name), seed, coverage) for name in sorted(images)]
+    return [
+        _read(name, images[name], full.get(name), partial.get(name), seed, coverage, tasks) for name in sorted(images)
+    ]
 
 
 def split(examples: Sequence[Example], path: pathlib.Path, seed: int) -> tuple[tuple[Example, ...], ...]:
@@ -98,6 +101,7 @@ def _read(
     partial: pathlib.Path | None,
     seed: int,
     coverage: tuple[float, float],
+    tasks: tuple[str, ...],
 ) -> Example:
     pixels = read_image(image)
     maps: list[np.ndarray | None] = []
@@ -112,7 +116,8 @@ def _read(
     if np.issubdtype(pixels.dtype, np.inexact) and not np.isfinite(pixels).all():
         raise AnnotationError(f"{image}: holds NaN or infinite values; replace them before training.")
     valid = np.ones(pixels.shape[:2], bool)
-    example = annotate(name, normalise(pixels), maps[0], maps[1], valid, read_pixel_size(image), seed, coverage)
+    size = read_pixel_size(image)
+    example = annotate(name, normalise(pixels), maps[0], maps[1], valid, size, seed, coverage, tasks)
     check_example(example, number_of_classes=1)
     return example
 

@@ -1,18 +1,18 @@
-"""Sparse annotations simulated from full ones: rough marks, strokes between touching objects, strong images."""
+"""Rough marks simulated from full masks, the choice of strong images, and what follows from them for an example."""
 
 from __future__ import annotations
 
 import heapq
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from rams_jax.annotations import AnnotationError
-from rams_jax.types import NO, UNKNOWN, YES, Example
+from rams_jax.datasets import auxiliary
+from rams_jax.types import Example
 
-_EIGHT = np.ones((3, 3), bool)
 _MARGIN = 0.15  # of an object's largest depth: how far a mark keeps from the boundary where there is room
 
 
@@ -64,44 +64,6 @@ def draw_partial(
     return partial
 
 
-def draw_interfaces(full: np.ndarray, valid: np.ndarray, gap: int = 2) -> np.ndarray:
-    """What the outlined objects of an image say about the separation task: everything that was looked at.
-
-    Interface are the pixels of the gap, those outside all objects with two of them at most `gap` pixels away, and of
-    the contact, those in an object that touch another one with one of their eight neighbours. Pixels deeper in an
-    object are none, however near the other object is: an interface must not eat into small nuclei.
-
-    Args:
-      full: integer[H, W], instance map.
-      valid: bool[H, W].
-      gap: pixels, Euclidean.
-
-    Returns:
-      int8[H, W]: YES on interfaces, NO elsewhere, UNKNOWN where not valid.
-    """
-    steps = np.arange(-gap, gap + 1)
-    disc = steps[:, None] ** 2 + steps**2 <= gap**2
-    near = np.where(full > 0, _differ(full, _EIGHT), _differ(full, disc))
-    return np.where(valid, np.where(near, YES, NO), UNKNOWN).astype(np.int8)
-
-
-def draw_strokes(interfaces: np.ndarray, partial: np.ndarray, seed: int, share: float = 0.25) -> np.ndarray:
-    """What a person says about the separation task on an image with rough marks: some interfaces, nothing complete.
-
-    Args:
-      interfaces: int8[H, W] of `draw_interfaces`.
-      partial: integer[H, W]: the marks; they lie inside objects, so they are no interfaces.
-      seed: not negative.
-      share: of the interfaces, each drawn whole or not at all.
-
-    Returns:
-      int8[H, W]: YES on the drawn interfaces, NO on the marks off all interfaces, UNKNOWN elsewhere.
-    """
-    pieces, count = ndimage.label(interfaces == YES, _EIGHT)
-    drawn = np.append(False, np.random.default_rng(seed).random(count) < share)[pieces]
-    return np.where(drawn, YES, np.where((partial > 0) & (interfaces == NO), NO, UNKNOWN)).astype(np.int8)
-
-
 def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[int, ...]:
     """Chooses the images that keep their full maps: at random, first among those with many objects.
 
@@ -146,8 +108,12 @@ def annotate(
     pixel_size: float,
     seed: int,
     coverage: tuple[float, float],
+    tasks: Sequence[str],
+    *,
+    classes: np.ndarray | None = None,
+    strokes: Mapping[str, np.ndarray] | None = None,
 ) -> Example:
-    """An example with objects of one class; draws its marks where `partial` is None, and its strokes.
+    """An example; draws its marks where `partial` is None, and the strokes that nobody drew where `full` is known.
 
     Args:
       name: of the image.
@@ -158,23 +124,22 @@ def annotate(
       pixel_size: micrometres.
       seed: of the data set; see `image_seed`.
       coverage: as in `draw_partial`.
+      tasks: auxiliary tasks, names in `auxiliary.TASKS`.
+      classes: int32[J + 1], class of each id; None: all objects are of class 1.
+      strokes: of some tasks, what a person drew (`auxiliary.read_strokes`).
 
     Returns:
-      An example, unchecked; not `complete` if objects of `full` carry no mark. Its auxiliary task is separation.
+      An example, unchecked; not `complete` if objects of `full` carry no mark.
     """
     seed = image_seed(seed, name)
     if partial is None:
         if full is None:
             raise AnnotationError(f"{name}: neither a full nor a partial mask.")
         partial = draw_partial(full, seed, coverage, valid)
-    if full is None:
-        strokes = np.where(partial > 0, NO, UNKNOWN).astype(np.int8)
-        drawn = partial
-    else:
-        strokes = draw_strokes(draw_interfaces(full, valid), partial, seed)
-        drawn = full
-    classes = np.zeros(max(int(drawn.max(initial=0)), int(partial.max(initial=0)), 0) + 1, np.int32)
-    classes[drawn[drawn > 0]] = 1
+    drawn = partial if full is None else full
+    if classes is None:
+        classes = np.zeros(max(int(drawn.max(initial=0)), int(partial.max(initial=0)), 0) + 1, np.int32)
+        classes[drawn[drawn > 0]] = 1
     return Example(
         name=name,
         image=image,
@@ -182,7 +147,7 @@ def annotate(
         partial=partial,
         valid=valid,
         classes=classes,
-        auxiliary=strokes[..., None],
+        auxiliary=auxiliary.answer_some(full, partial, valid, tasks, strokes or {}, seed),
         complete=np.isin(drawn[drawn > 0], partial).all().item(),
         pixel_size=pixel_size,
     )
@@ -234,11 +199,3 @@ def _grow(room: np.ndarray, cost: np.ndarray, start: np.ndarray, area: int) -> n
 def _largest(mask: np.ndarray) -> np.ndarray:
     pieces, count = ndimage.label(mask)
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count > 1 else mask
-
-
-def _differ(full: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-    """bool[H, W]: two different objects lie under the footprint."""
-    highest = ndimage.maximum_filter(full, footprint=footprint, mode="constant", cval=0)
-    above = np.where(full > 0, full, np.iinfo(full.dtype).max)
-    lowest = ndimage.minimum_filter(above, footprint=footprint, mode="constant", cval=np.iinfo(full.dtype).max)
-    return (highest > 0) & (lowest < highest)
