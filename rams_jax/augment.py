@@ -131,8 +131,8 @@ def intensities(key: Array, image: Array, settings: AugmentSettings) -> Array:
     image = _blur(image, settings.blur * jax.random.uniform(keys[0]))
     mean = image.mean((0, 1), keepdims=True)
     contrast = jnp.exp(jax.random.uniform(keys[1], (channels,), minval=-1, maxval=1) * jnp.log(settings.contrast))
-    brightness = settings.brightness * jax.random.uniform(keys[2], (channels,), minval=-1.0, maxval=1.0)
-    noise = settings.noise * jax.random.uniform(keys[3]) * jax.random.normal(keys[4], image.shape)
+    brightness = jnp.array(settings.brightness) * jax.random.uniform(keys[2], (channels,), minval=-1.0, maxval=1.0)
+    noise = jnp.array(settings.noise) * jax.random.uniform(keys[3]) * jax.random.normal(keys[4], image.shape)
     return (image - mean) * contrast + mean + brightness + noise
 
 

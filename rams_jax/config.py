@@ -1,7 +1,8 @@
 """The settings of a run: their default values, what they mean, and which values make sense.
 
 The sections `model`, `augment`, `loss`, `evolution` and `instances` hold the fields of the settings dataclasses of
-`rams_jax.types`, but for those that follow from `data.auxiliary`.
+`rams_jax.types`, but for what follows from `data.auxiliary` and from
+the images.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ def default() -> ConfigDict:
     config.augment.flip = True  # mirror half of the crops
     config.augment.elastic = 1.5  # standard deviation of the displacement, pixels
     config.augment.elastic_grid = 16  # spacing of its control points, pixels
-    config.augment.brightness = 0.2  # largest shift, in units of the normalised image
+    config.augment.brightness = 1.3  # largest shift, in standard deviations of the channel over all training images
     config.augment.contrast = 1.6  # largest factor, both ways
-    config.augment.noise = 0.1  # largest standard deviation, in units of the normalised image
+    config.augment.noise = 0.65  # largest standard deviation, in the same unit
     config.augment.blur = 1.0  # largest standard deviation, pixels
 
     config.train = ConfigDict()

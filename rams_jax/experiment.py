@@ -80,7 +80,10 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         strong = tuple(range(len(splits.train)))
     train_images = datasets.reveal(splits.train, strong, tasks)
     shards, devices = shards_and_devices(config)
-    model = MultiTaskUNet(ModelSettings(**config.model), len(config.data.class_names), len(auxiliary.channels(tasks)))
+    mean, std = loading.statistics(train_images)
+    model = MultiTaskUNet(
+        ModelSettings(**config.model, mean=mean, std=std), len(config.data.class_names), len(auxiliary.channels(tasks))
+    )
     data, slots = loading.load(
         train_images, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
     )
@@ -92,7 +95,9 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         optimizer=optax.chain(
             optax.clip_by_global_norm(train.clip_norm), optax.adamw(rate, weight_decay=train.weight_decay)
         ),
-        augment=AugmentSettings(**config.augment),
+        augment=AugmentSettings(
+            **{**config.augment, **{k: tuple(config.augment[k] * s for s in std) for k in ("brightness", "noise")}}
+        ),
         loss=LossSettings(
             **{**config.loss, "auxiliary": tuple(config.loss.auxiliary * w for w in auxiliary.weights(tasks))}
         ),

@@ -122,6 +122,15 @@ def load(
     return state, slots.reshape(-1)
 
 
+def statistics(examples: Sequence[Example]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of the images; 1 for one that never changes."""
+    pixels = [example.image.reshape(-1, example.image.shape[2]).astype(np.float64) for example in examples]
+    count = sum(len(x) for x in pixels)
+    mean = sum(x.sum(0) for x in pixels) / count
+    std = np.sqrt(sum(((x - mean) ** 2).sum(0) for x in pixels) / count)
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
 def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[np.ndarray, ...]:
     """What the strong images tell of marks and objects.
 

@@ -86,7 +86,8 @@ class MultiTaskUNet(nn.Module):
             x = jnp.concatenate([x * masks[level], skips[level]], axis=-1)
             return Block(widths[level], layers, dtype, name=f"decoder{level}_{task}")(x, masks[level])
 
-        x = image.astype(dtype) * masks[0]
+        # Centred and of unit spread: else the first norm leaves little of the contrast of a grey image.
+        x = ((image - jnp.array(s.mean)) / jnp.array(s.std)).astype(dtype) * masks[0]
         skips = []
         for level in range(s.depth):
             x = Block(widths[level], 2, dtype, name=f"encoder{level}")(x, masks[level])

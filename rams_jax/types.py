@@ -31,6 +31,7 @@ class Example:
     auxiliary: np.ndarray  # int8[H, W, S]: UNKNOWN, NO or YES for each auxiliary task
     complete: bool = True  # every object of the image carries a mark
     pixel_size: float = 1.0  # micrometres
+    circumference: float | None = None  # of the one object, millimetres, where a person measured it
 
 
 @struct.dataclass
@@ -152,6 +153,8 @@ class ModelSettings:
     depth: int  # number of resolutions
     own_levels: int  # decoder levels, from the finest down, that each task has for itself
     dtype: str  # of activations; parameters stay float32
+    mean: tuple[float, ...] = (0.0,)  # of each channel over the training images; the network sees (image - mean) / std
+    std: tuple[float, ...] = (1.0,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +167,9 @@ class AugmentSettings:
     flip: bool
     elastic: float  # standard deviation of the displacement, pixels
     elastic_grid: int  # spacing of its control points, pixels
-    brightness: float  # largest shift, in units of the normalised image
+    brightness: tuple[float, ...]  # largest shift of each channel, in units of the normalised image
     contrast: float  # largest factor, both ways
-    noise: float  # largest standard deviation
+    noise: tuple[float, ...]  # largest standard deviation in each channel, in the same units
     blur: float  # largest standard deviation, pixels
 
 

@@ -29,9 +29,9 @@ AUGMENT = AugmentSettings(
     flip=True,
     elastic=0.5,
     elastic_grid=8,
-    brightness=0.1,
+    brightness=(0.1,),
     contrast=1.2,
-    noise=0.05,
+    noise=(0.05,),
     blur=0.5,
 )
 LOSS = LossSettings(approximation=1.0, auxiliary=(), weak=0.0, weak_margin=2)

@@ -23,9 +23,9 @@ IDENTITY = AugmentSettings(
     flip=False,
     elastic=0.0,
     elastic_grid=8,
-    brightness=0.0,
+    brightness=(0.0,),
     contrast=1.0,
-    noise=0.0,
+    noise=(0.0,),
     blur=0.0,
 )
 STRONG = dataclasses.replace(
@@ -136,7 +136,7 @@ def test_an_even_crop_is_read_at_pixels():
 
 def test_outside_is_nothing():
     # Image 1 has 25 x 31 pixels; a crop of 32 always leaves it.
-    batch = crops(KEYS, 1, dataclasses.replace(STRONG, brightness=1.0, noise=1.0, contrast=2.0, blur=2.0))
+    batch = crops(KEYS, 1, dataclasses.replace(STRONG, brightness=(1.0,), noise=(1.0,), contrast=2.0, blur=2.0))
     assert (~batch.inside).any((1, 2)).all()
     for field in ("image", "valid", "full", "partial", "current", "auxiliary"):
         assert not getattr(batch, field)[~batch.inside].any(), field
@@ -267,7 +267,7 @@ def test_keys_decide():
 
 
 def test_intensities_never_touch_the_maps():
-    loud = dataclasses.replace(STRONG, brightness=0.5, contrast=2.0, noise=0.5, blur=2.0)
+    loud = dataclasses.replace(STRONG, brightness=(0.5,), contrast=2.0, noise=(0.5,), blur=2.0)
     quiet, changed = crops(KEYS[:8], 0, STRONG), crops(KEYS[:8], 0, loud)
     for field in ("inside", "valid", "full", "partial", "current", "auxiliary"):
         np.testing.assert_array_equal(getattr(quiet, field), getattr(changed, field))
@@ -286,7 +286,7 @@ def shaded(settings, image):
 
 def test_brightness_and_contrast():
     image = np.random.default_rng(2).normal(3, 1, (6, 7, 2))
-    brighter = shaded(dataclasses.replace(IDENTITY, brightness=0.4), image) - image
+    brighter = shaded(dataclasses.replace(IDENTITY, brightness=(0.4,)), image) - image
     # One shift for each channel of a crop, between -0.4 and 0.4.
     np.testing.assert_allclose(brighter, brighter[:, :1, :1] * np.ones_like(image), atol=1e-5)
     shifts = brighter[:, 0, 0]
@@ -300,7 +300,7 @@ def test_brightness_and_contrast():
 
 def test_noise_and_blur():
     flat = np.full((24, 24, 1), 2.0)
-    noise = shaded(dataclasses.replace(IDENTITY, noise=0.5), flat) - flat
+    noise = shaded(dataclasses.replace(IDENTITY, noise=(0.5,)), flat) - flat
     sizes = noise.std((1, 2, 3))
     assert sizes.max() < 0.6 and sizes.min() < 0.1 and 0.18 < sizes.mean() < 0.32
     np.testing.assert_allclose(shaded(dataclasses.replace(IDENTITY, blur=2.0), flat), 2.0, rtol=1e-5)

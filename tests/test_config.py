@@ -19,8 +19,14 @@ SECTIONS = {
     "evolution": types.EvolutionSettings,
     "instances": types.InstanceSettings,
 }
-# What the auxiliary tasks decide.
-DERIVED = {"loss": {"auxiliary": (0.3,)}, "evolution": {"closing": (0,)}, "instances": {"dividing": (0,)}}
+# What the auxiliary tasks and the images decide.
+DERIVED = {
+    "model": {"mean": (0.1,), "std": (0.2,)},
+    "augment": {"brightness": (0.1,), "noise": (0.1,)},
+    "loss": {"auxiliary": (0.3,)},
+    "evolution": {"closing": (0,)},
+    "instances": {"dividing": (0,)},
+}
 
 IMPOSSIBLE = [
     ("method", "ramz"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rams_jax.annotations import AnnotationError
-from rams_jax.loading import deal, load, mark_statistics
+from rams_jax.loading import deal, load, mark_statistics, statistics
 from rams_jax.types import BINS, Example
 
 
@@ -237,3 +237,14 @@ def test_what_is_refused(changes, strong, sentence):
 def test_an_empty_set_is_refused():
     with pytest.raises(AnnotationError, match="empty"):
         load([], [0], 1, 1, 4)
+
+
+def test_statistics_are_those_of_all_pixels():
+    first, second = example("first", channels=2), example("second", channels=2, seed=1)
+    second = dataclasses.replace(second, image=second.image[:3, :5] + 7)
+    mean, std = statistics([first, second])
+    pixels = np.concatenate([first.image.reshape(-1, first.image.shape[2]), second.image.reshape(15, -1)])
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
+    flat = dataclasses.replace(first, image=np.full_like(first.image, 3.0))
+    assert statistics([flat])[1] == (1.0,) * first.image.shape[2]

@@ -220,3 +220,13 @@ def test_brightness_is_seen():
     image, inside = frame([np.full((16, 20, 1), 0.2), np.full((16, 20, 1), 0.8)], 16, 20)
     segmentation = np.asarray(apply(net, params, image, inside)[0])
     assert np.abs(segmentation[0] - segmentation[1]).max() > 0.01
+
+
+def test_images_are_centred_and_scaled():
+    image = jax.random.normal(jax.random.key(3), (1, 8, 8, 2))
+    inside = jnp.ones((1, 8, 8), bool)
+    plain, scaled = model(), model(mean=(0.5, -1.0), std=(2.0, 0.25))
+    params = plain.init(jax.random.key(0), image, inside)
+    found = scaled.apply(params, image * jnp.array([2.0, 0.25]) + jnp.array([0.5, -1.0]), inside)
+    for a, b in zip(found, plain.apply(params, image, inside), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
