@@ -15,8 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 METHODS = ("rams", "strong", "naive", "ignore", "multitask", "pseudo", "full")
-DATASETS = ("scratch_assay", "folder")
+DATASETS = ("scratch_assay", "folder", "histology", "fluorescence", "ultrasound", "food_sem")
+COPIED = ("histology", "fluorescence", "ultrasound")  # read from a local copy, or downloaded
 DTYPES = ("float32", "bfloat16")
+CLASS_NAMES = ("nucleus",)  # unless a configuration says otherwise
 AUXILIARY = ("separation", "boundary", "background")  # names in rams_jax.datasets.auxiliary.TASKS
 
 
@@ -32,13 +34,13 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "scratch_assay"  # one of DATASETS
-    config.data.source = ""  # the annotated folder, where name is "folder"
+    config.data.source = ""  # the annotated folder; the local copy of one of COPIED, "" = $RAMS_DATA or download
     config.data.cache = ""  # where prepared data sets are kept; "" = the user's cache directory
     config.data.strong = 1  # images that keep their full masks; the others show only their marks
     config.data.mark_coverage = (0.15, 0.40)  # least and largest share of an object that its simulated mark covers
     config.data.channels = (0,)  # of the images, in this order, that the network sees; the first is 0
     config.data.auxiliary = ("separation",)  # auxiliary tasks, of AUXILIARY; () for none
-    config.data.class_names = ("nucleus",)  # names of the object classes 1, 2, ...
+    config.data.class_names = CLASS_NAMES  # names of the object classes 1, 2, ...
 
     config.model = ConfigDict()
     config.model.width = 16  # channels at full resolution; doubled at each level
@@ -55,9 +57,9 @@ def default() -> ConfigDict:
     config.augment.flip = True  # mirror half of the crops
     config.augment.elastic = 1.5  # standard deviation of the displacement, pixels
     config.augment.elastic_grid = 16  # spacing of its control points, pixels
-    config.augment.brightness = 1.3  # largest shift, in standard deviations of the channel over all training images
+    config.augment.brightness = 0.5  # largest shift, in standard deviations of the channel over all training images
     config.augment.contrast = 1.6  # largest factor, both ways
-    config.augment.noise = 0.65  # largest standard deviation, in the same unit
+    config.augment.noise = 0.3  # largest standard deviation, in the same unit
     config.augment.blur = 1.0  # largest standard deviation, pixels
 
     config.train = ConfigDict()
@@ -264,8 +266,9 @@ _RULES: dict[str, Rule] = {
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[..., bool], str], ...] = (
     (
         ("data.name", "data.source"),
-        lambda name, source: (name == "folder") == bool(source),
-        "data.source is {1!r} while data.name is {0!r}, but it must name a folder for 'folder' and be empty otherwise.",
+        lambda name, source: name in COPIED or (name == "folder") == bool(source),
+        "data.source is {1!r} while data.name is {0!r}; it must name the folder for 'folder', may name a local copy "
+        f"for {', '.join(COPIED)}, and must be empty otherwise.",
     ),
     (
         ("model.own_levels", "model.depth"),
