@@ -51,8 +51,9 @@ def main(argv: list[str]) -> None:
 
 
 def default_workdir(config_path: str, method: str, seed: int) -> str:
-    """`runs/microscopy-smoke-rams-seed0` for `configs/microscopy.py:smoke`, method rams, seed 0."""
+    """`runs/microscopy-smoke-rams-seed0` for `configs/microscopy.py:smoke`, method rams, seed 0; of a path, its end."""
     path, _, variant = config_path.partition(":")
+    variant = pathlib.Path(variant).resolve().name if variant else ""
     words = [pathlib.Path(path).stem, re.sub(r"[^\w.=,-]+", "_", variant), method, f"seed{seed}"]
     return str(pathlib.Path("runs", "-".join(word for word in words if word)))
 

@@ -17,9 +17,13 @@ import bioio_tifffile
 import numpy as np
 import tifffile
 
+from rams_jax import dicom
 from rams_jax.types import Example
 
+LARGEST_ID = 32767  # of an object: maps are int16 on the devices
 PERCENTILES = (1.0, 99.8)  # of a channel's intensities, which become 0 and 1
+# Micrometres that stand in files where nobody knows: 1, and those of screens and paper (72, 96 and 300 dots an inch).
+_UNKNOWN = np.array([1.0, 25400 / 72, 25400 / 96, 25400 / 300])
 _HIGHEST = 4.0  # normalised intensities beyond +-4 are debris or hot pixels
 
 
@@ -106,6 +110,53 @@ def check_dataset(examples: Sequence[Example], strong: Sequence[int]) -> None:
         )
 
 
+def check_largest_id(name: str, kind: str, instances: np.ndarray) -> None:
+    """Raises AnnotationError if an instance map holds an id that does not fit into 16 bits with a sign."""
+    highest = int(instances.max(initial=0))
+    _require(
+        highest <= LARGEST_ID,
+        f"{name}: the {kind} mask holds the id {highest}; the largest one possible is {LARGEST_ID}: number from 1 up.",
+    )
+
+
+def mark_mistakes(name: str, full: np.ndarray, partial: np.ndarray) -> Iterator[tuple[str, str]]:
+    """What is wrong with marks in the light of the full mask: one of each kind, with the number of others like it.
+
+    Args:
+      name: of the image or of the file with the marks, for the sentences.
+      full: integer[H, W].
+      partial: integer[H, W].
+
+    Yields:
+      A code (mark-over-two, mark-renumbered or mark-outside) and a sentence.
+    """
+    astray = (partial > 0) & (partial != full)
+    over: dict[str, list[tuple[int, list[int]]]] = {"mark-over-two": [], "mark-renumbered": [], "mark-outside": []}
+    for mark in np.unique(partial[astray]).tolist():
+        objects = np.setdiff1d(full[partial == mark], 0).tolist()
+        kind = "mark-outside" if objects in ([], [mark]) else "mark-over-two" if len(objects) > 1 else "mark-renumbered"
+        over[kind].append((mark, objects))
+    for kind, marks in over.items():
+        if not marks:
+            continue
+        mark, objects = marks[0]
+        row, column = np.argwhere(astray & (partial == mark))[0]
+        count = int((astray & (partial == mark)).sum())
+        place = f"first at row {row}, column {column}"
+        more = f" ({len(marks) - 1} more likewise)" if len(marks) > 1 else ""
+        if kind == "mark-over-two":
+            listed = ", ".join(map(str, objects[:-1])) + f" and {objects[-1]}"
+            wrong = (
+                f"the mark of object {mark} lies over objects {listed}, {place}{more}; keep each mark in one object."
+            )
+        elif kind == "mark-renumbered":
+            wrong = f"mark {mark} lies in object {objects[0]}{more}; give marks the ids that the full mask has."
+        else:
+            wrong = f"the mark of object {mark} leaves its own full mask at {count} pixels, {place}{more}; correct "
+            wrong += "the mark or the mask."
+        yield kind, f"{name}: {wrong}"
+
+
 def limits(image: np.ndarray) -> np.ndarray:
     """The intensities that `normalise` maps to 0 and 1: float32[2, C], the percentiles 1 and 99.8 of each channel."""
     return np.percentile(image.astype(np.float64), PERCENTILES, axis=(0, 1)).astype(np.float32)
@@ -140,9 +191,12 @@ def read_image(path: pathlib.Path | str) -> np.ndarray:
       number[H, W, C] in the dtype of the file: one channel for grey images, three for colour (transparency is dropped).
 
     Raises:
-      AnnotationError: the file is missing or unreadable, or is a stack or a series.
+      AnnotationError: the file is missing or unreadable, or is a stack or a series; it is DICOM and pydicom is missing.
     """
     path = pathlib.Path(path)
+    if _is_dicom(path):
+        with _dicom_errors(path):
+            return dicom.read_pixels(path)
     with _opened(path) as image:
         planes = image.dims.T * image.dims.Z
         _require(planes == 1, f"{path}: holds {planes} planes or time points; save each as an image of its own.")
@@ -153,14 +207,19 @@ def read_image(path: pathlib.Path | str) -> np.ndarray:
         return colour.reshape(*colour.shape[:2], -1)
 
 
-def read_pixel_size(path: pathlib.Path | str) -> float:
-    """The height of a pixel in micrometres, as the file says, or 1.0 where it says nothing.
+def read_pixel_size(path: pathlib.Path | str, otherwise: float = 1.0) -> float:
+    """The height of a pixel in micrometres, as the file says, or `otherwise` where it says nothing.
 
     Raises:
       AnnotationError: the file is missing or unreadable.
     """
-    with _opened(pathlib.Path(path)) as image:
-        return float(image.physical_pixel_sizes.Y or 1.0)
+    path = pathlib.Path(path)
+    if _is_dicom(path):
+        with _dicom_errors(path):
+            return dicom.read_pixel_size(path) or otherwise
+    with _opened(path) as image:
+        said = image.physical_pixel_sizes.Y
+        return float(said) if said and not np.isclose(said, _UNKNOWN, rtol=1e-4).any() else otherwise
 
 
 def read_instances(path: pathlib.Path | str) -> np.ndarray:
@@ -256,10 +315,7 @@ def _check_ids(example: Example, number_of_classes: int) -> None:
             highest <= ids,
             f"{name}: the {kind} mask holds the id {highest}, but classes go from 1 to {ids} only.",
         )
-        _require(
-            highest <= np.iinfo(np.int16).max,
-            f"{name}: the {kind} mask holds the id {highest}; the largest one possible is 32767: number from 1 up.",
-        )
+        check_largest_id(name, kind, instances)
         used = np.unique(instances[instances > 0])
         wrong = used[(classes[used] < 1) | (classes[used] > number_of_classes)]
         if len(wrong):
@@ -279,13 +335,8 @@ def _check_ids(example: Example, number_of_classes: int) -> None:
                 f"{name}: object {unmarked[0]} has no pixel in the partial mask; mark it, or set complete=False."
             )
     if full is not None:
-        outside = (partial > 0) & (partial != full)
-        if outside.any():
-            row, column = np.argwhere(outside)[0]
-            raise AnnotationError(
-                f"{name}: the mark of object {partial[row, column]} leaves its own full mask at {int(outside.sum())} "
-                f"pixels, first at row {row}, column {column}; correct the mark or the mask."
-            )
+        for _, sentence in mark_mistakes(name, full, partial):
+            raise AnnotationError(sentence)
 
 
 @contextlib.contextmanager
@@ -301,6 +352,18 @@ def _opened(path: pathlib.Path) -> Iterator[bioio.BioImage]:
             f"{path}: cannot be read as an image ({type(error).__name__}); convert it to TIFF or PNG, or install the "
             "bioio plugin for its format."
         ) from error
+
+
+def _is_dicom(path: pathlib.Path) -> bool:
+    return path.is_file() and dicom.is_dicom(path)
+
+
+@contextlib.contextmanager
+def _dicom_errors(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except dicom.DicomError as error:
+        raise AnnotationError(f"{path}: {error}") from None
 
 
 def _reader(path: pathlib.Path) -> type | None:

@@ -1,4 +1,4 @@
-"""The curves of a run: losses, scores, growth and schedule over the steps."""
+"""The curves of a run: losses, scores, growth and schedule over the steps; and the agreement of two measurements."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rams_jax.biometry import agreement
 from rams_jax.canvas import axes_at, page, write
 
 
@@ -89,6 +90,50 @@ def training_curves(rows: Sequence[dict]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, max(1, *(row["step"] for row in rows)))
         _draw_panel(axes, panel, rows, text)
+    return figure
+
+
+def bland_altman(measured: Sequence[float], reference: Sequence[float], quantity: str, unit: str) -> Figure:
+    """Difference against mean of two ways to measure, with the bias and the 95 % limits of agreement.
+
+    Args:
+      measured: N values; those that are NaN are left out.
+      reference: N values of the same unit.
+      quantity: what was measured, such as "head circumference".
+      unit: such as "mm".
+    """
+    both = np.array([measured, reference], float)
+    both = both[:, np.isfinite(both).all(axis=0)]
+    middle, difference = both.mean(axis=0), both[0] - both[1]
+    figure, text = page(1200, 640)
+    axes = axes_at(figure, 110, 60, 800, 480)
+    axes.set_title(
+        f"{quantity}: predicted against measured by a person", loc="left", fontsize=text * 1.1, weight="bold"
+    )
+    axes.set_xlabel(f"mean of both, {unit}", fontsize=text)
+    axes.set_ylabel(f"predicted - measured, {unit}", fontsize=text)
+    axes.tick_params(labelsize=text * 0.9)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not len(difference):
+        write(figure, 130, 80, "No value was predicted.", text)
+        return figure
+    axes.scatter(middle, difference, s=26, facecolor="none", edgecolor="#0072B2", linewidth=1.2)
+    axes.axhline(0, color="#bbbbbb", linewidth=1, zorder=0)
+    limits = agreement(both[0], both[1])
+    lines = (
+        ("upper limit", limits["upper"], "--"),
+        ("bias", limits["bias"], "-"),
+        ("lower limit", limits["lower"], "--"),
+    )
+    known = [line for line in lines if np.isfinite(line[1])]
+    low, high = axes.get_ylim()
+    low, high = min([low, *(at for _, at, _ in known)]), max([high, *(at for _, at, _ in known)])
+    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    axes.set_ylim(low, high)
+    heights = spread(np.array([(at - low) / (high - low) for _, at, _ in known]), 0.06)
+    for (label, at, dash), height in zip(known, heights, strict=True):
+        axes.axhline(at, color="black", linestyle=dash, linewidth=1.6)
+        axes.text(1.02, height, f"{label} {at:+.2f} {unit}", fontsize=text, va="center", transform=axes.transAxes)
     return figure
 
 

@@ -71,7 +71,8 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     coverage = tuple(config.data.mark_coverage)
     channels = tuple(config.data.channels)
     tasks = tuple(config.data.auxiliary)
-    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels, tasks)
+    names = tuple(config.data.class_names)
+    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels, tasks, names)
     if not splits.test or not splits.validation:
         raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
     rule = RULES[config.method]

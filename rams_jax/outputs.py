@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import tensorboardX
 
-from rams_jax import curves, figures, report
+from rams_jax import biometry, curves, figures, report
 from rams_jax.annotations import write_instances
 from rams_jax.types import Example
 
@@ -132,6 +132,29 @@ def prediction_figures(examples: Sequence[Example], maps: Sequence[np.ndarray]) 
         figure = figures.prediction_errors(example, instances, text)
         pictures[f"prediction_{example.name}.png"] = figures.to_png(figure)
     return pictures
+
+
+def circumferences(
+    examples: Sequence[Example], maps: Sequence[np.ndarray]
+) -> tuple[dict[str, float] | None, dict[str, bytes]]:
+    """How the circumferences of predicted objects agree with what a person measured, in mm, and the picture of it.
+
+    Args:
+      examples: those without a measured circumference do not count.
+      maps: int[H, W], the predicted objects of each.
+
+    Returns:
+      What `biometry.agreement` says, and PNG bytes by file name; None and nothing where nobody measured.
+    """
+    pairs = [
+        (m, e.pixel_size, e.circumference) for e, m in zip(examples, maps, strict=True) if e.circumference is not None
+    ]
+    if not pairs:
+        return None, {}
+    measured = [biometry.circumference(instances, pixel_size) for instances, pixel_size, _ in pairs]
+    reference = [value for *_, value in pairs]
+    figure = curves.bland_altman(measured, reference, "Circumference", "mm")
+    return biometry.agreement(measured, reference), {"agreement_circumference.png": figures.to_png(figure)}
 
 
 def finish(

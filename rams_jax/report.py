@@ -35,6 +35,12 @@ MASKS = (
     ("recall", "Recall", "Share of the objects' area that the masks hold."),
     ("dice", "Dice", "Both in one number."),
 )
+AGREEMENT = (
+    ("mean_absolute_error", "Mean absolute error", "How far the circumference is from the measured one, on average."),
+    ("bias", "Bias", "By how much it is larger (above 0) or smaller than the measured one, on average."),
+    ("lower", "Lower limit of agreement", "One image in forty is expected to fall below (bias - 1.96 deviations)."),
+    ("upper", "Upper limit of agreement", "And one in forty above (bias + 1.96 deviations)."),
+)
 METHODS = {
     "rams": "rough marks grow to the objects' boundaries while the network trains",
     "strong": "only the outlined images are used",
@@ -97,8 +103,8 @@ def render(config: dict, summary: dict, rows: list[dict], figures: dict[str, byt
 
     Args:
       config: the run's settings, nested dictionaries of JSON values.
-      summary: the contents of summary.json; `masks` may be None or absent for methods that grow none, and values that
-        were not measured may be None.
+      summary: the contents of summary.json; `masks` may be None or absent for methods that grow none, `circumference`
+        for data without it, and values that were not measured may be None.
       rows: the lines of metrics.jsonl.
       figures: PNG bytes by file name; `growth.png`, other `growth*`, `prediction*` and `curves*` have their places,
         any other name comes at the end.
@@ -142,6 +148,8 @@ def render(config: dict, summary: dict, rows: list[dict], figures: dict[str, byt
         "<h2>Scores on the test images</h2>",
         "<p>Measured on images that training never saw. 1 is perfect and 0 is worst, unless a line says otherwise.</p>",
         _scores(SCORES, summary["test"], "Score"),
+        _agreement(summary.get("circumference")),
+        _images(chosen.get("agreement", []), figures, "Agreement"),
         _images(chosen.get("prediction", []), figures, "Predictions"),
         _images(chosen.get("growth", []), figures, "More masks that grew"),
         _images(chosen.get("curves", []), figures, "How training went"),
@@ -221,6 +229,25 @@ def _scores(meanings: tuple[tuple[str, str, str], ...], values: dict, heading: s
     )
 
 
+def _agreement(circumference: dict | None) -> str:
+    """The circumference against a person's measurement, in mm."""
+    if not circumference:
+        return ""
+    lines = "".join(
+        f'<tr><th scope="row">{name}</th><td class="number">{share(circumference[key], 2)} mm</td>'
+        f"<td>{escape(meaning)}</td></tr>"
+        for key, name, meaning in AGREEMENT
+    )
+    seen = circumference["images"] - circumference["missed"]
+    return (
+        "<h2>Circumference on the test images</h2>"
+        f"<p>Of the ellipse fitted to the prediction, against what a person measured, on {seen} of "
+        f"{circumference['images']} images; on the others nothing was found.</p>"
+        '<table class="scores"><thead><tr><th scope="col">Measure</th><th scope="col" class="number">Value</th>'
+        f'<th scope="col">What it says</th></tr></thead><tbody>{lines}</tbody></table>'
+    )
+
+
 def _evaluations(rows: list[dict]) -> str:
     """The evaluations in numbers, at most a dozen lines, for those who cannot see the curves."""
     columns = [
@@ -265,7 +292,7 @@ def _making(summary: dict) -> str:
 def _kind(name: str) -> str:
     if name == "growth.png":
         return "gallery"
-    return next((kind for kind in ("growth", "prediction", "curves") if name.startswith(kind)), "other")
+    return next((kind for kind in ("growth", "prediction", "curves", "agreement") if name.startswith(kind)), "other")
 
 
 def _images(names: list[str], figures: dict[str, bytes], heading: str) -> str:
@@ -302,6 +329,11 @@ def _about(name: str) -> str:
             return (
                 f"Test image {subject}: the image, the true outlines, and the prediction. Pale green is correct, "
                 "orange is extra (inside the black line), dark blue is missed (outside it)."
+            )
+        case "agreement":
+            return (
+                f"Difference between predicted and measured {subject} against the mean of both, a circle an image; the "
+                "line is the bias, the dashed lines hold 95 % of the differences."
             )
         case "curves":
             return "Losses, scores, area of the masks and the schedule over the training steps."

@@ -67,7 +67,7 @@ MISTAKES = {
     ),
     "mark in another object": (
         dict(partial=edited(E.partial, (2, 4), 1)),
-        "mark of object 1 leaves .* row 2, column 4",
+        "mark of object 1 lies over objects 1 and 2, first at row 2, column 4",
     ),
     "float valid mask": (dict(valid=E.valid.astype(np.float32)), "valid mask is float32"),
     "wrong shape of the valid mask": (dict(valid=E.valid[:, :4]), r"valid mask is bool \(6, 4\)"),

@@ -8,7 +8,8 @@ import pytest
 from rams_jax import config as settings
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
-VARIANTS = {"microscopy": ("", "smoke")}
+CONFIGS = [path for path in CONFIGS if path.stem != "folder"]  # its variants are paths: see test_folder_config.py
+VARIANTS = dict.fromkeys(("microscopy", "histology", "fluorescence", "ultrasound", "food_sem"), ("", "smoke"))
 
 
 def load(path):
@@ -48,8 +49,11 @@ def test_unknown_variant_is_one_sentence(path):
         load(path).get_config("smokey")
 
 
-def test_smoke_is_the_same_experiment_made_small():
-    module = load(next(path for path in CONFIGS if path.stem == "microscopy"))
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "smoke" in VARIANTS.get(path.stem, ())], ids=lambda p: p.stem
+)
+def test_smoke_is_the_same_experiment_made_small(path):
+    module = load(path)
     full, smoke = settings.flatten(module.get_config()), settings.flatten(module.get_config("smoke"))
     changed = {key for key in full if full[key] != smoke[key]}
     assert {key.split(".")[0] for key in changed} <= {"model", "augment", "train"}

@@ -23,10 +23,12 @@ def launch(workdir, *options):
 
 
 def one_mask_of_another_shape(folder):
-    """A folder whose one image is 16 x 16 and its mask 8 x 8."""
+    """A folder of three images of 16 x 16, the first of which has a mask of 8 x 8."""
     for name, side in (("images", 16), ("masks", 8)):
         (folder / name).mkdir(parents=True)
-        Image.fromarray(np.full((side, side), 1, np.uint8)).save(folder / name / "cell.png")
+        for image in ("cell", "other", "third"):
+            size = side if image == "cell" else 16
+            Image.fromarray(np.full((size, size), 1, np.uint8)).save(folder / name / f"{image}.png")
     return folder
 
 

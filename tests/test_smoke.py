@@ -58,7 +58,7 @@ def test_what_is_printed(run, summary):
 def test_the_workdir_holds_what_is_promised_and_nothing_else(run):
     assert {path.name for path in run[1].iterdir()} == {
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "summary.json", "evolved", "predictions",
-        "figures", "report.html",
+        "figures", "report.html", "network",
     }  # fmt: skip
 
 

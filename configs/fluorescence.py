@@ -1,0 +1,33 @@
+"""Nuclei in fluorescence microscopy of three magnifications, from one outlined image and marks on the other 99.
+
+The auxiliary task is separation, from strokes drawn on some of the places where two nuclei touch. DIR is a local copy,
+see rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or the images are downloaded.
+
+Command:   python launch/main.py --config=configs/fluorescence.py --config.data.source=DIR
+In short:  the same with configs/fluorescence.py:smoke: a trial of a minute or two, and the scores mean little.
+Hardware:  2 CPU cores and 4 GiB of memory; takes a GPU or TPU where jax finds one.
+Time:      meant for 10 minutes on 2 cores; what it took is in the cells below.
+Score:     the measured scores, with seeds, times and machine, are in benchmarks/results/fluorescence.
+"""
+
+from ml_collections import ConfigDict
+
+from rams_jax import config as settings
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The settings of the experiment; `arg` is what follows the colon: nothing, or `smoke`."""
+    if arg not in ("", "smoke"):
+        raise settings.ConfigError(f"configs/fluorescence.py has no variant {arg!r}; it has 'smoke', or none.")
+    config = settings.default()
+    config.data.name = "fluorescence"
+    config.model.width = 12
+    config.augment.crop = 112
+    config.train.steps = 800
+    config.evolution.images_per_step = 1  # whole images: a quarter of a step
+    config.evolution.end = 0.7
+    config.evolution.reach = 6  # an image takes eight turns only
+    if arg == "smoke":
+        settings.shorten(config)
+    config.lock()
+    return config

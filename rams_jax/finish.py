@@ -1,0 +1,135 @@
+"""The end of a run: scores, maps, pictures, the network, the report."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rams_jax import outputs
+from rams_jax.evaluate import score_instances, score_masks
+from rams_jax.experiment import Run
+from rams_jax.instances import label_instances
+from rams_jax.network import save_network, trained
+from rams_jax.predict import foreground, predict
+from rams_jax.train_step import evolution_turn
+from rams_jax.types import Example, TrainState
+
+
+def evaluate(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Scores of the averaged network on `examples`, and the instance map of each."""
+    opinions = predict(run.program.model, state.ema, [e.image for e in examples])
+    averaged = run.program.rule.averaged
+    found = [label_instances(o, foreground(o, averaged), run.instances) for o in opinions]
+    maps, classes = [f[0] for f in found], [f[1] for f in found]
+    return score_instances(examples, maps, classes, run.program.model.classes), maps
+
+
+def evaluate_masks(run: Run, state: TrainState) -> dict[str, float] | None:
+    """Scores of the grown masks of the weak images whose truth is known; None where no masks grow."""
+    if not _grows(run):
+        return None
+    current = np.asarray(state.data.masks.current)
+    known = [(current[slot], e) for slot, e in run.weak_slots() if e.full is not None]
+    if not known:
+        return None
+    return score_masks([e for _, e in known], [c[: e.partial.shape[0], : e.partial.shape[1]] for c, e in known])
+
+
+def finish(
+    run: Run, state: TrainState, path: pathlib.Path, rows: list[dict[str, Any]], rate: float | None, seconds: float
+) -> dict[str, Any]:
+    """Scores the test images, writes everything, returns the summary.
+
+    Args:
+      run: what was trained.
+      state: at its end.
+      path: the workdir.
+      rows: of metrics.jsonl.
+      rate: steps a second, None if unknown.
+      seconds: of the whole training.
+    """
+    config, splits = run.config, run.splits
+    pictures: dict[str, bytes] = {}
+    scores, maps = evaluate(run, state, splits.test)
+    masks = evaluate_masks(run, state)
+    current, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
+    grown = []
+    for slot, example in run.weak_slots():
+        h, w = example.partial.shape
+        grown.append((example, current[slot, :h, :w], age[slot, :h, :w]))
+    if _grows(run):  # also where the truth is unknown
+        outputs.write_maps(path / "evolved", {f"{e.name}_masks": (c, e.pixel_size) for e, c, _ in grown})
+        outputs.write_maps(path / "evolved", {f"{e.name}_age": (a, e.pixel_size) for e, _, a in grown})
+        pictures |= outputs.growth_figures(grown)
+    outputs.write_maps(
+        path / "predictions", {e.name: (m, e.pixel_size) for e, m in zip(splits.test, maps, strict=True)}
+    )
+    pictures |= outputs.prediction_figures(splits.test, maps)
+    circumference, agreement = outputs.circumferences(splits.test, maps)
+    pictures |= agreement
+    summary = {
+        "method": config.method,
+        "data": config.data.name,
+        "seed": config.seed,
+        "strong": len(run.strong),
+        "weak": len(splits.train) - len(run.strong) if run.program.rule.weak_images else 0,
+        "steps": config.train.steps,
+        "test": scores,
+        "masks": masks,
+        "circumference": circumference,
+        "seconds": round(seconds, 1),
+        "steps_per_second": round(rate, 3) if rate else None,
+        "evolution_share": round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None,
+        "warnings": [*run.splits.warnings, *_warnings(run, state, rows)],
+        **outputs.environment(),
+    }
+    program, data = run.program, config.data
+    known = (program.rule.averaged, run.instances, data.class_names, data.auxiliary, data.channels)
+    network = trained(program.model, state.ema, *known, splits.train, run.strong, summary)
+    save_network(path / "network", network, replace=True)
+    outputs.finish(path, config.to_dict(), summary, rows, pictures)
+    print(f"Report: {path / 'report.html'}")
+    return summary
+
+
+def _grows(run: Run) -> bool:
+    """Masks of weak images grow, object by object."""
+    return run.program.rule.update is not None and not run.program.rule.unmarked
+
+
+def _share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) -> float:
+    """Time of the masks' turn, run by itself on one shard's images, relative to a whole step; 0 where none evolve."""
+    if run.program.rule.update is None:
+        return 0.0
+    turn = jax.jit(functools.partial(evolution_turn, program=run.program))
+    jax.block_until_ready(turn(state))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(turn(state))
+        times.append(time.perf_counter() - start)
+    return min(times) / seconds_per_step
+
+
+def _warnings(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[str]:
+    """Sentences on masks that did not do what the schedule asked of them."""
+    areas = [row for row in rows if "area" in row and row["goal"] > 0]  # 0 where nothing is marked
+    if not areas or not _grows(run):
+        return []
+    found = []
+    share = areas[-1]["area"] / areas[-1]["goal"]
+    if share < 0.85:
+        found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
+    if share > 1.15:
+        found.append(f"The masks overshot: they hold {share:.0%} of the area that the schedule asked for.")
+    held = [(e.name, int(h)) for s, e in run.weak_slots() if (h := np.asarray(state.data.masks.held[s]).sum())]
+    if held:
+        names = ", ".join(f"{name} ({count})" for name, count in held[:5]) + (", ..." if len(held) > 5 else "")
+        found.append(f"A brake held {sum(h for _, h in held)} objects that were about to leak: {names}.")
+    return found
