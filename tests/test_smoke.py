@@ -74,8 +74,8 @@ def test_masks_grow_and_do_not_overshoot(summary):
 
 def test_summary(summary):
     assert set(summary) == {
-        "method", "data", "seed", "strong", "weak", "steps", "test", "masks", "seconds", "steps_per_second",
-        "evolution_share", "warnings", "peak_memory_mib", "device", "commit", "versions",
+        "method", "data", "seed", "strong", "weak", "steps", "test", "masks", "circumference", "seconds",
+        "steps_per_second", "evolution_share", "warnings", "peak_memory_mib", "device", "commit", "versions",
     }  # fmt: skip
     assert (summary["method"], summary["data"], summary["seed"]) == ("rams", "scratch_assay", 0)
     assert (summary["strong"], summary["weak"]) == (1, WEAK)
@@ -86,6 +86,7 @@ def test_summary(summary):
     test, masks = summary["test"], summary["masks"]
     assert test["iou"] == pytest.approx(test["dice"] / (2 - test["dice"]))
     assert masks["dice"] == pytest.approx(2 / (1 / masks["precision"] + 1 / masks["recall"]))
+    assert summary["circumference"] is None
     assert summary["seconds"] > 0 and summary["steps_per_second"] > 0 and 0 < summary["evolution_share"] < 1
     assert type(summary["peak_memory_mib"]) is int and 200 < summary["peak_memory_mib"] < 4096
     assert re.match(r"1 x \S+", summary["device"])
