@@ -63,11 +63,17 @@ def score_line(summary: Mapping[str, Any]) -> str:
     parts = [f"{summary['method']} on {summary['data']}, seed {summary['seed']}: test {_scores(summary['test'])}"]
     if summary.get("masks"):  # only methods that grow masks have them
         parts.append(f"grown masks {_scores(summary['masks'])}")
+    if summary.get("circumference"):  # only where a person measured it
+        parts.append(f"circumference in mm: {_scores(summary['circumference'])}")
     return "; ".join(parts)
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, int | float))
+    """Those of single classes, such as dice_1, are in summary.json only."""
+    shown = {name: value for name, value in scores.items() if not re.search(r"_\d+$", name)}
+    return ", ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
+    )
 
 
 def parse_flags(argv: list[str]) -> list[str]:

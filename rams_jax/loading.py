@@ -126,8 +126,8 @@ def statistics(examples: Sequence[Example]) -> tuple[tuple[float, ...], tuple[fl
     """Mean and standard deviation of each channel over all pixels of the images; 1 for one that never changes."""
     pixels = [example.image.reshape(-1, example.image.shape[2]).astype(np.float64) for example in examples]
     count = sum(len(x) for x in pixels)
-    mean = sum(x.sum(0) for x in pixels) / count
-    std = np.sqrt(sum(((x - mean) ** 2).sum(0) for x in pixels) / count)
+    mean = np.sum([x.sum(0) for x in pixels], axis=0) / count
+    std = np.sqrt(np.sum([((x - mean) ** 2).sum(0) for x in pixels], axis=0) / count)
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
 
 

@@ -63,7 +63,7 @@ def _shape(source: str, label: str, kind: str, points: np.ndarray) -> Shape:
             return Shape(label, areas=((points,),))
         case "ellipse" if len(points) == 4:  # the corners of its box, in turn
             centre = points.mean(axis=0)
-            return Shape(label, areas=((ellipse(centre, (points[1:3] - points[0:2]) / 2),),))
+            return Shape(label, areas=((ellipse(centre.tolist(), (points[1:3] - points[0:2]) / 2),),))
         case "line" | "path" | "point":
             return Shape(label, lines=(points,))
     raise AnnotationError(
