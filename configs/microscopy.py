@@ -18,14 +18,9 @@ def get_config(arg: str = "") -> ConfigDict:
         raise settings.ConfigError(f"configs/microscopy.py has no variant {arg!r}; it has 'smoke', or none.")
     config = settings.default()
     if arg == "smoke":
-        config.model.width = 8
+        settings.shorten(config)
         config.augment.crop = 32
         config.train.steps = 240
-        config.train.warmup_steps = 10
-        config.train.learning_rate = 5e-3
-        config.train.ema = 0.95
-        config.train.log_every = 20
-        config.train.evaluate_every = 120
-        config.train.checkpoint_every = 120
+        config.train.evaluate_every = config.train.checkpoint_every = 120
     config.lock()
     return config

@@ -10,9 +10,10 @@ exit code is 0 if there is no error, 1 if there is one, 2 if the command itself 
 import json
 import pathlib
 import sys
-from typing import NoReturn
 
 from absl import app, flags
+
+from rams_jax import commandline
 
 _JSON = flags.DEFINE_bool("json", False, "Print the findings as JSON")
 _SEED = flags.DEFINE_integer("seed", 0, "config.seed of the training, which splits the images where no splits.csv does")
@@ -20,7 +21,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "config.seed of the training, which spli
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        _fail("Name one folder: python launch/check.py FOLDER")
+        commandline.fail("Name one folder: python launch/check.py FOLDER")
     from rams_jax import check  # not before, so that a mistyped flag is answered at once
 
     result = check.check(pathlib.Path(argv[1]).expanduser(), _SEED.value)
@@ -31,18 +32,5 @@ def main(argv: list[str]) -> None:
     sys.exit(1 if result.errors else 0)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; a mistake in it ends the program with one sentence."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(error)
-
-
-def _fail(message: object) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=commandline.parse_flags)

@@ -7,10 +7,10 @@ Writes StableHLO for images of any size, on demand ONNX for tiles of one size, a
 """
 
 import pathlib
-import sys
-from typing import NoReturn
 
 from absl import app, flags, logging
+
+from rams_jax import commandline
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Finished run, or the folder `network` of one")
 _OUT = flags.DEFINE_string("out", None, "New folder for the exported network")
@@ -22,10 +22,10 @@ _ONNX = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # jax tells of every backend that it does not find
     if len(argv) > 1:
-        _fail(f"What does {argv[1]} mean? Give --workdir=RUN and --out=DIR.")
+        commandline.fail(f"What does {argv[1]} mean? Give --workdir=RUN and --out=DIR.")
     for name, value in (("workdir", _WORKDIR.value), ("out", _OUT.value)):
         if not value:
-            _fail(f"--{name} is missing; for example --workdir=runs/microscopy-rams-seed0 --out=DIR")
+            commandline.fail(f"--{name} is missing; for example --workdir=runs/microscopy-rams-seed0 --out=DIR")
 
     # Not before, so that a mistyped flag is answered at once.
     from rams_jax import export, network
@@ -35,27 +35,14 @@ def main(argv: list[str]) -> None:
         trained = network.load_network(pathlib.Path(_WORKDIR.value).expanduser())
         differences = export.export_network(trained, out, _ONNX.value)
     except export.ParityError as error:
-        _fail(error, 1)
+        commandline.fail(error, 1)
     except (network.NetworkError, export.ExportError) as error:
-        _fail(error)
+        commandline.fail(error)
     except OSError as error:
-        _fail(f"{error.filename or out}: {error.strerror}.")
+        commandline.fail(f"{error.filename or out}: {error.strerror}.")
     for name, difference in differences.items():
         print(f"{out / name}: probabilities differ from the network's by {difference:.1e} at most")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; a mistake in it ends the program with one sentence."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(" ".join(str(error).split()))
-
-
-def _fail(message: object, code: int = 2) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=commandline.parse_flags)

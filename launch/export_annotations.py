@@ -9,11 +9,10 @@ instead. RUN may also be any folder of instance maps.
 """
 
 import pathlib
-import sys
-from typing import NoReturn
 
 from absl import app, flags
 
+from rams_jax import commandline
 from rams_jax.exchange import ENDINGS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a folder of instance maps (TIFF)")
@@ -21,15 +20,13 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the files; made if missing")
 _FORMAT = flags.DEFINE_enum("format", None, tuple(ENDINGS), "ROI zips for Fiji, GeoJSON for QuPath, or label TIFFs")
 _WHAT = flags.DEFINE_enum("what", "masks", ("masks", "predictions"), "Grown masks, or predictions of the test images")
 
-_INTERRUPTED = 130  # what a shell reports after Ctrl-C
-
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        _fail(f"What does {argv[1]} mean? Options are written as --format=roi.")
+        commandline.fail(f"What does {argv[1]} mean? Options are written as --format=roi.")
     for flag in (_WORKDIR, _OUT, _FORMAT):
         if not flag.value:
-            _fail(f"--{flag.name} is missing; see python launch/export_annotations.py --help")
+            commandline.fail(f"--{flag.name} is missing; see python launch/export_annotations.py --help")
     # Not before, so that a mistyped option is answered at once.
     from rams_jax.annotations import AnnotationError
     from rams_jax.exchange.exporting import export_annotations
@@ -38,24 +35,11 @@ def main(argv: list[str]) -> None:
     try:
         count = export_annotations(workdir, out, _FORMAT.value, _WHAT.value)
     except AnnotationError as error:
-        _fail(error)
+        commandline.fail(error)
     except KeyboardInterrupt:
-        _fail(f"Stopped; what was written so far is in {out}.", _INTERRUPTED)
+        commandline.fail(f"Stopped; what was written so far is in {out}.", commandline.INTERRUPTED)
     print(f"{count} images -> {out}")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; a mistake in it ends the program with one sentence."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(error)
-
-
-def _fail(message: object, code: int = 2) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=commandline.parse_flags)

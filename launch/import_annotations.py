@@ -19,10 +19,10 @@ nothing is written if there is any mistake.
 
 import pathlib
 import sys
-from typing import NoReturn
 
 from absl import app, flags
 
+from rams_jax import commandline
 from rams_jax.exchange import FOLDERS, FORMATS
 
 _IMAGES = flags.DEFINE_string("images", None, "An image, or a folder of images")
@@ -34,15 +34,13 @@ _WIDTH = flags.DEFINE_float("width", 3.0, "Of lines and points, pixels", lower_b
 _ONLY = flags.DEFINE_list("only", [], "Import the shapes of these classes only")
 _CLASS_NAME = flags.DEFINE_string("class_name", None, "Class of the objects that carry none")
 
-_INTERRUPTED = 130  # what a shell reports after Ctrl-C
-
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        _fail(f"What does {argv[1]} mean? Options are written as --kind=full.")
+        commandline.fail(f"What does {argv[1]} mean? Options are written as --kind=full.")
     for flag in (_IMAGES, _ANNOTATIONS, _OUT, _KIND):
         if not flag.value:
-            _fail(f"--{flag.name} is missing; see python launch/import_annotations.py --help")
+            commandline.fail(f"--{flag.name} is missing; see python launch/import_annotations.py --help")
     # Not before, so that a mistyped option is answered at once.
     from rams_jax.annotations import AnnotationError
     from rams_jax.exchange.importing import Settings, import_annotations
@@ -52,27 +50,14 @@ def main(argv: list[str]) -> None:
     try:
         found = import_annotations(*paths, settings)
     except AnnotationError as error:
-        _fail(error)
+        commandline.fail(error)
     except KeyboardInterrupt:
-        _fail("Stopped; nothing was imported.", _INTERRUPTED)
+        commandline.fail("Stopped; nothing was imported.", commandline.INTERRUPTED)
     for sentence in found.warnings:
         print(sentence, file=sys.stderr)
     objects = f" with {found.objects} objects" if settings.kind in ("full", "partial") else ""
     print(f"{found.images} images{objects} -> {pathlib.Path(_OUT.value, FOLDERS[settings.kind])}")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; a mistake in it ends the program with one sentence."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(error)
-
-
-def _fail(message: object, code: int = 2) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=commandline.parse_flags)

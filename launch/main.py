@@ -8,31 +8,30 @@ The same command on the same workdir goes on where it stopped. All settings are 
 
 import pathlib
 import re
-import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rams_jax import commandline
 from rams_jax import config as settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/microscopy.py", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>-<method>-seed<seed>")
 
 _EXAMPLE = "--config=configs/microscopy.py"
-_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # jax tells of every backend that it does not find
     if len(argv) > 1:
-        _fail(f"What does {argv[1]} mean? Settings are written as --config.train.steps=500.")
+        commandline.fail(f"What does {argv[1]} mean? Settings are written as --config.train.steps=500.")
     config = _CONFIG.value
     try:
         settings.validate(config)
     except settings.ConfigError as error:
-        _fail(error)
+        commandline.fail(error)
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config.method, config.seed)
     print(f"workdir: {workdir}", flush=True)
 
@@ -42,11 +41,11 @@ def main(argv: list[str]) -> None:
     try:
         summary = train.train(config, workdir)
     except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError) as error:
-        _fail(error)
+        commandline.fail(error)
     except train.Interrupted as error:
-        _fail(error, _INTERRUPTED)
+        commandline.fail(error, commandline.INTERRUPTED)
     except KeyboardInterrupt:  # before the first step, or twice
-        _fail("Stopped; the same command goes on from the last checkpoint.", _INTERRUPTED)
+        commandline.fail("Stopped; the same command goes on from the last checkpoint.", commandline.INTERRUPTED)
     print(score_line(summary))
 
 
@@ -82,12 +81,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         _check_names(argv)
         left = flags.FLAGS(argv)
         if _CONFIG.value is None:
-            _fail(f"--config is missing; for example {_EXAMPLE}")
+            commandline.fail(f"--config is missing; for example {_EXAMPLE}")
         return left
     except settings.ConfigError as error:
-        _fail(error)
+        commandline.fail(error)
     except flags.Error as error:
-        _fail(_config_error(error) or _impossible_value(str(error)) or error)
+        commandline.fail(_config_error(error) or _impossible_value(str(error)) or error)
 
 
 def _check_names(argv: Iterable[str]) -> None:
@@ -124,11 +123,6 @@ def _impossible_value(message: str) -> str | None:
     """The sentence for `--config.train.steps=many`, in the words of the settings."""
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL)
     return settings.impossible_value(match[1], match[2]) if match else None
-
-
-def _fail(message: object, code: int = 2) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ FOLDER may be a file or a pattern too. The same command goes on where it stopped
 """
 
 import pathlib
-import sys
-from typing import NoReturn
 
 from absl import app, flags, logging
+
+from rams_jax import commandline
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Finished run, or the folder `network` of one")
 _IMAGES = flags.DEFINE_string("images", None, "Image, folder of images, or pattern such as 'FOLDER/**/*.tif'")
@@ -27,14 +27,15 @@ _HALO = flags.DEFINE_integer(
 _TILE = flags.DEFINE_integer(
     "tile", 0, "Side of the tiles that the network sees, pixels; less takes less memory; default: found", lower_bound=0
 )
-_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # jax warns of backends that it does not find, tifffile of files that fail
     for name, value in (("workdir", _WORKDIR.value), ("images", _IMAGES.value), ("out", _OUT.value)):
         if not value:
-            _fail(f"--{name} is missing; for example --workdir=runs/microscopy-rams-seed0 --images=FOLDER --out=DIR")
+            commandline.fail(
+                f"--{name} is missing; for example --workdir=runs/microscopy-rams-seed0 --images=FOLDER --out=DIR"
+            )
 
     # Not before, so that a mistyped flag is answered at once.
     from rams_jax import inference, network, predict, results
@@ -54,30 +55,17 @@ def main(argv: list[str]) -> None:
         trained = network.load_network(pathlib.Path(_WORKDIR.value).expanduser())
         outcome = inference.infer(trained, base, images, out, wanted)
     except (network.NetworkError, results.InferenceError, predict.TileError) as error:
-        _fail(error)
+        commandline.fail(error)
     except OSError as error:
-        _fail(f"{error.filename or out}: {error.strerror}; the same command goes on from there.")
+        commandline.fail(f"{error.filename or out}: {error.strerror}; the same command goes on from there.")
     except KeyboardInterrupt:
-        _fail("Stopped; the same command goes on with the images that are left.", _INTERRUPTED)
+        commandline.fail("Stopped; the same command goes on with the images that are left.", commandline.INTERRUPTED)
     for note in outcome.notes:
         print(note)
     print(f"{outcome.finished} images segmented, {outcome.skipped} finished before: {out}")
     if outcome.failures:
-        _fail("\n".join([f"{len(outcome.failures)} of {len(images)} images failed:", *outcome.failures]), 1)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; a mistake in it ends the program with one sentence."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(" ".join(str(error).split()))
-
-
-def _fail(message: object, code: int = 2) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
+        commandline.fail("\n".join([f"{len(outcome.failures)} of {len(images)} images failed:", *outcome.failures]), 1)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=commandline.parse_flags)

@@ -14,7 +14,7 @@ import pytest
 from broken_folders import BROKEN
 from folders import classes, edited, marks, project, put, splits, squares
 
-from rams_jax import datasets
+from rams_jax import commandline, datasets
 from rams_jax.annotations import AnnotationError
 from rams_jax.check import as_json, check, lines
 
@@ -115,7 +115,7 @@ def test_exit_code(folder, capsys):
     spec = importlib.util.spec_from_file_location("launch_check", ROOT / "launch" / "check.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.parse_flags(["check.py"])
+    commandline.parse_flags(["check.py"])
     put("partial/e", squares(1, 2, 3, 1))(folder)
     with pytest.raises(SystemExit) as stopped:
         module.main(["check.py", str(folder)])

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rams_jax"
 
 # From the bottom up; a module imports only what stands in lower rows.
 FLOORS = (
-    ("types", "config"),
+    ("types", "config", "commandline"),
     ("annotations", "datasets", "exchange", "dicom"),
     ("loading", "augment"),
     ("model", "losses", "metrics", "biometry"),
