@@ -8,7 +8,7 @@ Command:   python launch/main.py --config=configs/histology.py --config.data.sou
 In short:  the same with configs/histology.py:smoke: a trial of a minute or two, and the scores mean little.
 Hardware:  2 CPU cores and 4 GiB of memory; takes a GPU or TPU where jax finds one.
 Time:      meant for 10 minutes on 2 cores; what it took is in the cells below.
-Score:     the measured scores, with seeds, times and machine, are in benchmarks/results/histology.
+Score:     of rams and strong with one seed, in benchmarks/results/histology; the others are not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -303,7 +303,7 @@ def _read_parameters(path: pathlib.Path, model: MultiTaskUNet, channels: int, sh
             if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in expected):
                 raise NetworkError(f"{path}: holds other parameters than {_DESCRIPTION} describes; {REMEDY}.")
             flat = {name: _read_array(archive, path, name, value.shape) for name, value in expected.items()}
-    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, NetworkError):
             raise
         raise NetworkError(f"{path}: cannot be read as parameters ({type(error).__name__}); {REMEDY}.") from error

@@ -19,11 +19,11 @@ import numpy as np
 from absl import logging
 
 from rams_jax.annotations import AnnotationError, normalise
+from rams_jax.config import COPIED
 from rams_jax.datasets.partial import annotate
 from rams_jax.types import Example
 
 SPLITS = ("train", "validation", "test")
-COPIED = ("histology", "fluorescence", "ultrasound")  # read from a local copy
 _FORMAT = "array_record"  # needs no TensorFlow
 
 

@@ -156,10 +156,9 @@ def _coordinates(source: str, label: str, roi: ImagejRoi) -> list[np.ndarray]:
     """float64[V, 2] each, row and column."""
     try:
         found = roi.coordinates(multi=True)
-    except NotImplementedError:
+    except Exception:  # roifile has several, for paths that it does not know and for those that make no sense
         raise AnnotationError(
-            f"{source}: {label} has curved edges; in ImageJ run Edit > Selection > Create Mask and Create Selection."
+            f"{source}: {label} has curved edges, or is damaged; in ImageJ run Edit > Selection > Create Mask and "
+            "Create Selection, or draw it again."
         ) from None
-    except Exception as error:  # of a damaged path
-        raise AnnotationError(f"{source}: {label}: cannot be read ({type(error).__name__}); draw it again.") from None
     return [vertices(np.asarray(points)[:, ::-1], source, label) for points in found]
