@@ -19,7 +19,7 @@ DATASETS = ("scratch_assay", "folder", "histology", "fluorescence", "ultrasound"
 COPIED = ("histology", "fluorescence", "ultrasound")  # read from a local copy, or downloaded
 DTYPES = ("float32", "bfloat16")
 CLASS_NAMES = ("nucleus",)  # unless a configuration says otherwise
-AUXILIARY = ("separation", "boundary", "background")  # names in rams_jax.datasets.auxiliary.TASKS
+AUXILIARY = ("separation", "boundary", "background", "interior")  # names in rams_jax.datasets.auxiliary.TASKS
 
 
 class ConfigError(ValueError):

@@ -55,8 +55,9 @@ def read_description(path: pathlib.Path) -> dict[str, Any]:
     for name in ("mean", "std"):
         if len(model[name]) not in (1, len(description["channels"])):
             raise NetworkError(f"{path}: model.{name} is not of as many numbers as there are channels; {REMEDY}.")
-    if max(description["instances"]["dividing"], default=-1) >= auxiliary["channels"]:
-        raise NetworkError(f"{path}: instances.dividing names an auxiliary channel that is not there; {REMEDY}.")
+    for name in ("dividing", "beginning"):
+        if max(description["instances"][name], default=-1) >= auxiliary["channels"]:
+            raise NetworkError(f"{path}: instances.{name} names an auxiliary channel that is not there; {REMEDY}.")
     return description
 
 
@@ -129,6 +130,7 @@ _RULES: dict[str, _Rule] = {
     "instances.marker_depth": _number("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
     "instances.min_area": _integer(0, 2**31 - 1),
     "instances.dividing": _different("integers from 0", _is_index, 0),
+    "instances.beginning": _different("integers from 0", _is_index, 0),
     "training.pixel_size": _number("a number above 0", lambda value: value > 0),
     "training.largest_object": _integer(0, 2**31 - 1),
     "card": ("an object", lambda value: isinstance(value, dict)),

@@ -54,6 +54,21 @@ def stream(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
+def load(config: ConfigDict) -> datasets.Splits:
+    """Reads the data set of a configuration.
+
+    Args:
+      config: validated settings.
+
+    Raises:
+      AnnotationError: it cannot be used.
+    """
+    cache = pathlib.Path(config.data.cache or os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax"
+    data = config.data
+    chosen = (tuple(data.channels), tuple(data.auxiliary), tuple(data.class_names))
+    return datasets.load(data.name, data.source, cache, config.seed, tuple(data.mark_coverage), *chosen)
+
+
 def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     """Reads the data and compiles nothing yet.
 
@@ -67,12 +82,8 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
       AnnotationError: the data set cannot be used.
       ConfigError: the settings do not fit the data or the devices.
     """
-    cache = pathlib.Path(config.data.cache or os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax"
-    coverage = tuple(config.data.mark_coverage)
-    channels = tuple(config.data.channels)
     tasks = tuple(config.data.auxiliary)
-    names = tuple(config.data.class_names)
-    splits = datasets.load(config.data.name, config.data.source, cache, config.seed, coverage, channels, tasks, names)
+    splits = load(config)
     if not splits.test or not splits.validation:
         raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
     rule = RULES[config.method]
@@ -112,7 +123,11 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     state = init_state(stream(config.seed, "parameters"), program, data)
     state = sharding.place(state, sharding.state_specs(state), mesh)
     step = sharding.compile_step(program, state, mesh, shards)
-    instances = InstanceSettings(**config.instances, dividing=auxiliary.channels(tasks, "divides"))
+    instances = InstanceSettings(
+        **config.instances,
+        dividing=auxiliary.channels(tasks, "divides"),
+        beginning=auxiliary.channels(tasks, "begins"),
+    )
     run = Run(config, program, splits, strong, slots, instances)
     return run, state, step
 

@@ -1,4 +1,4 @@
-"""From probabilities to objects: markers from the approximation, watershed on the segmentation."""
+"""From probabilities to objects: markers from the approximation or an auxiliary task, watershed on the segmentation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def label_instances(
     """Cuts the foreground of one image into objects.
 
     A pixel belongs to the class with the largest foreground probability if that is at least `settings.threshold`. The
-    height of a pixel is its approximation q lowered where an auxiliary task sees a border, q (1 - s), times
+    height of a pixel is its approximation q, or what the `beginning` channels of the auxiliary tasks say instead,
+    lowered where the `dividing` ones see a border, q (1 - s), times
     its distance to the nearest pixel outside the class or on a border (s >= 0.5), both smoothed. A maximum of the
     height becomes a marker if every way from it to a higher one descends by at least the share `marker_depth` of the
     maximum's own height. From the markers the foreground is divided by a watershed; every connected piece of it holds
@@ -31,7 +32,7 @@ def label_instances(
     Args:
       predictions: of one image, NumPy arrays [H, W, K], [H, W, K], [H, W, S]; S may be 0.
       foreground: float[H, W, K], the probability used as the segmentation.
-      settings: threshold, marker_sigma in pixels, marker_depth in [0, 1), min_area in pixels, dividing channels of S.
+      settings: threshold, marker_sigma in pixels, marker_depth in [0, 1), min_area in pixels, channels of S.
 
     Returns:
       int32[H, W], 0 = background, ids 1..J without gaps, the largest first; int32[J + 1], the class of each id.
@@ -39,11 +40,13 @@ def label_instances(
     foreground = np.asarray(foreground)
     approximation, auxiliary = np.asarray(predictions.approximation), np.asarray(predictions.auxiliary)
     separation = auxiliary[..., list(settings.dividing)].max(-1, initial=0.0)
+    beginning = auxiliary[..., list(settings.beginning)]
     class_map = np.where(foreground.max(-1) >= settings.threshold, foreground.argmax(-1) + 1, 0)
     found = []
     for k in np.unique(class_map[class_map > 0]).tolist():
         mask = class_map == k
-        height = _height(approximation[..., k - 1], separation, mask, settings.marker_sigma)
+        inner = beginning.max(-1) if settings.beginning else approximation[..., k - 1]
+        height = _height(inner, separation, mask, settings.marker_sigma)
         objects = watershed(-height, _markers(height, mask, settings.marker_depth), connectivity=1, mask=mask)
         for j, box in enumerate(ndi.find_objects(objects), start=1):
             filled = np.asarray(ndi.binary_fill_holes(objects[box] == j))
@@ -56,9 +59,9 @@ def label_instances(
     return instances, np.array([0] + [k for _, k, _, _ in kept], np.int32)
 
 
-def _height(approximation: np.ndarray, separation: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+def _height(inner: np.ndarray, separation: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
     # the depth separates touching objects where q is one plateau, q where the outline shows no neck
-    inner = ndi.gaussian_filter((approximation * (1 - separation)).astype(np.float64), sigma)
+    inner = ndi.gaussian_filter((inner * (1 - separation)).astype(np.float64), sigma)
     depth = np.asarray(ndi.distance_transform_edt(np.pad(mask & (separation < _BORDER), 1)))[1:-1, 1:-1]
     depth = ndi.gaussian_filter(np.maximum(depth, 0.5 * mask), sigma)  # above 0 on borders, for the logarithm
     return np.maximum(inner, _FLOOR) * depth

@@ -54,7 +54,26 @@ def soft_dice(logits: Array, labels: Array, weights: Array) -> Array:
     """
     weights = weights[..., None]
     probability = jax.nn.softmax(jnp.where(weights > 0, logits, 0.0), axis=-1)[..., 1:]
-    truth = jax.nn.one_hot(labels, logits.shape[-1])[..., 1:]
+    return _dice(probability, jax.nn.one_hot(labels, logits.shape[-1])[..., 1:], weights)
+
+
+def binary_soft_dice(logits: Array, labels: Array, weights: Array) -> Array:
+    """`soft_dice` of independent tasks.
+
+    Args:
+      logits: float[B, h, w, T].
+      labels: float[B, h, w, T] in 0..1.
+      weights: float[B, h, w, T] or broadcast to it.
+
+    Returns:
+      float32[] in 0..1; 0 if no task has a label above 0 where it has weight.
+    """
+    weights = jnp.broadcast_to(weights, logits.shape)
+    probability = jax.nn.sigmoid(jnp.where(weights > 0, logits, 0.0))
+    return _dice(probability, jnp.where(weights > 0, labels, 0.0), weights)
+
+
+def _dice(probability: Array, truth: Array, weights: Array) -> Array:
     axes = (0, 1, 2)
     overlap = jnp.sum(weights * probability * truth, axes)
     area = jnp.sum(weights * (probability + truth), axes)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rams_jax.types import ModelSettings, Predictions
 
 Array = jax.Array
+_GAIN = 1.7  # of the rectified values: 1 / their standard deviation where x is normal, as in the same paper
 
 
 def multiple(settings: ModelSettings) -> int:
@@ -24,11 +25,35 @@ def _pool(x: Array) -> Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
-class Block(nn.Module):
-    """Two (or `layers`) 3 x 3 convolutions, each normalised over the channels of a pixel.
+class Convolution(nn.Module):
+    """3 x 3 convolution whose kernels have mean 0 and norm `gain`: scaled weight standardisation (Brock et al., 2021,
+    arXiv 2101.08692, eq. 1).
 
-    The statistics are a pixel's own, and activations outside the image are set to zero as a convolution's own
-    padding is: so neither padding, nor the tile, nor the other images of the batch change a result.
+    It keeps activations near unit variance in place of a normalisation of the activations. So a pixel's result
+    depends on nothing but the pixels around it, and contrast is not lost; and on CPUs it takes two thirds of the time.
+    """
+
+    channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.channels))
+        gain = self.param("gain", nn.initializers.ones, (self.channels,))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel = kernel - kernel.mean((0, 1, 2))
+        kernel = kernel * (gain / jnp.sqrt((kernel**2).sum((0, 1, 2)) + 1e-6))
+        y = jax.lax.conv_general_dilated(
+            x, kernel.astype(self.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + bias.astype(self.dtype)
+
+
+class Block(nn.Module):
+    """Two (or `layers`) convolutions.
+
+    Activations outside the image are set to zero as a convolution's own padding is: so neither padding, nor the tile,
+    nor the other images of the batch change a result.
     """
 
     channels: int
@@ -38,14 +63,16 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, inside: Array) -> Array:
         for _ in range(self.layers):
-            x = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(x)  # its bias lets brightness through the norm
-            x = nn.LayerNorm(dtype=self.dtype)(x)
-            x = nn.gelu(x) * inside
+            x = Convolution(self.channels, self.dtype)(x)
+            x = _GAIN * nn.leaky_relu(x) * inside
         return x
 
 
 class Upsample(nn.Module):
-    """2 x 2 stride-2 transposed convolution, written as a matrix product and a reshape (fast gradient on CPUs)."""
+    """Twice the height and width: a mix of the channels, repeated for 2 x 2 pixels (Odena et al. 2016).
+
+    The convolution that follows does what a transposed one would, without its checkerboard and at half its time.
+    """
 
     channels: int
     dtype: jnp.dtype
@@ -53,8 +80,8 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, h, w, _ = x.shape
-        x = nn.Dense(4 * self.channels, dtype=self.dtype)(x).reshape(b, h, w, 2, 2, self.channels)
-        return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, self.channels)
+        x = nn.Dense(self.channels, dtype=self.dtype)(x)[:, :, None, :, None]
+        return jnp.broadcast_to(x, (b, h, 2, w, 2, self.channels)).reshape(b, 2 * h, 2 * w, self.channels)
 
 
 class MultiTaskUNet(nn.Module):
@@ -81,12 +108,14 @@ class MultiTaskUNet(nn.Module):
             masks.append(_pool(masks[-1]))
         widths = [s.width * 2**level for level in range(s.depth)]
 
-        def up(x: Array, level: int, layers: int, task: str) -> Array:
+        def up(x: Array, level: int, task: str) -> Array:
             x = Upsample(widths[level], dtype, name=f"up{level}_{task}")(x)
-            x = jnp.concatenate([x * masks[level], skips[level]], axis=-1)
+            return jnp.concatenate([x * masks[level], skips[level]], axis=-1)
+
+        def decode(x: Array, level: int, layers: int, task: str) -> Array:
             return Block(widths[level], layers, dtype, name=f"decoder{level}_{task}")(x, masks[level])
 
-        # Centred and of unit spread: else the first norm leaves little of the contrast of a grey image.
+        # Centred and of unit spread, as the kernels expect.
         x = ((image - jnp.array(s.mean)) / jnp.array(s.std)).astype(dtype) * masks[0]
         skips = []
         for level in range(s.depth):
@@ -94,7 +123,9 @@ class MultiTaskUNet(nn.Module):
             skips.append(x)
             x = _pool(x) if level < s.depth - 1 else x
         for level in range(s.depth - 2, s.own_levels - 1, -1):
-            x = up(x, level, 2, "shared")
+            x = decode(up(x, level, "shared"), level, 2, "shared")
+        own = min(s.own_levels, s.depth - 1)
+        x = up(x, own - 1, "shared") if own else x
         outputs = []
         tasks = (("segmentation", self.classes + 1), ("approximation", self.classes), ("auxiliary", self.auxiliary))
         for task, channels in tasks:
@@ -102,8 +133,8 @@ class MultiTaskUNet(nn.Module):
                 outputs.append(jnp.zeros((*image.shape[:3], 0)))
                 continue
             y = x
-            for level in range(min(s.own_levels, s.depth - 1) - 1, -1, -1):
-                y = up(y, level, 1, task)
+            for level in range(own - 1, -1, -1):
+                y = decode(y if level == own - 1 else up(y, level, task), level, 1, task)
             # Small first logits keep the first losses finite in low precision.
             head = nn.Dense(channels, kernel_init=nn.initializers.normal(0.02), name=f"{task}_logits")
             outputs.append(head(y.astype(jnp.float32)))

@@ -92,8 +92,12 @@ def _loss(params, batch: Batch, program: Program) -> tuple[Array, Metrics]:
         yes = (batch.auxiliary == YES).astype(jnp.float32)
         parts["loss_auxiliary"] = jnp.float32(0)
         for i, weight in enumerate(program.loss.auxiliary):
-            one = losses.binary_cross_entropy(auxiliary[..., i], yes[..., i], known[..., i].astype(jnp.float32))
-            parts["loss_auxiliary"] += weight * one
+            channel = (yes[..., i : i + 1], known[..., i : i + 1].astype(jnp.float32))
+            # What it looks for is rare: the cross-entropy alone would say NO everywhere for long.
+            parts["loss_auxiliary"] += weight * (
+                losses.binary_cross_entropy(auxiliary[..., i : i + 1], *channel)
+                + losses.binary_soft_dice(auxiliary[..., i : i + 1], *channel)
+            )
     if program.loss.weak:
         labels = jnp.maximum(batch.current, 0)
         parts["loss_weak"] = program.loss.weak * losses.cross_entropy(segmentation, labels, targets.weak_weight)

@@ -206,3 +206,4 @@ class InstanceSettings:
     marker_depth: float  # height by which a maximum must stand out to be a marker of its own
     min_area: int  # smaller objects are dropped, pixels
     dividing: tuple[int, ...]  # auxiliary channels that say where objects are divided
+    beginning: tuple[int, ...]  # auxiliary channels that say where objects begin; () = the approximation says it

@@ -11,7 +11,7 @@ from rams_jax.instances import label_instances
 from rams_jax.predict import foreground, split_tasks
 from rams_jax.types import InstanceSettings
 
-SETTINGS = InstanceSettings(threshold=0.5, marker_sigma=1.0, marker_depth=0.1, min_area=10, dividing=(0,))
+SETTINGS = InstanceSettings(threshold=0.5, marker_sigma=1.0, marker_depth=0.1, min_area=10, dividing=(0,), beginning=())
 
 
 def crowd(seed, shape=(150, 170), count=90, classes=2):

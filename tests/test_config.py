@@ -25,7 +25,7 @@ DERIVED = {
     "augment": {"brightness": (0.1,), "noise": (0.1,)},
     "loss": {"auxiliary": (0.3,)},
     "evolution": {"closing": (0,)},
-    "instances": {"dividing": (0,)},
+    "instances": {"dividing": (0,), "beginning": ()},
 }
 
 IMPOSSIBLE = [

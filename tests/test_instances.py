@@ -10,7 +10,7 @@ from rams_jax.instances import label_instances
 from rams_jax.metrics import aji_counts
 from rams_jax.types import InstanceSettings, Predictions
 
-SETTINGS = InstanceSettings(threshold=0.5, marker_sigma=2.0, marker_depth=0.1, min_area=10, dividing=())
+SETTINGS = InstanceSettings(threshold=0.5, marker_sigma=2.0, marker_depth=0.1, min_area=10, dividing=(), beginning=())
 
 
 def disc(centre, radius, shape=(64, 96), stretch=1.0):
@@ -26,8 +26,8 @@ def label(foreground, inner=None, separation=None, **settings):
         foreground, inner = foreground[..., None], inner[..., None]
     auxiliary = np.zeros((*foreground.shape[:2], 0), np.float32) if separation is None else separation[..., None]
     predictions = Predictions(foreground, inner, auxiliary)
-    settings = dataclasses.replace(SETTINGS, dividing=tuple(range(auxiliary.shape[-1])), **settings)
-    return label_instances(predictions, foreground, settings)
+    settings = {"dividing": tuple(range(auxiliary.shape[-1])), **settings}
+    return label_instances(predictions, foreground, dataclasses.replace(SETTINGS, **settings))
 
 
 def test_two_touching_discs_on_a_plateau():
@@ -46,6 +46,16 @@ def test_two_bumps_cut_an_outline_without_a_neck():
     foreground[20:44, 20:70] = 1
     inner[24:40, 24:42] = inner[24:40, 48:66] = 1  # the gap's middle is column 44.5
     instances, _ = label(foreground, inner)
+    assert instances.max() == 2
+    assert len(np.unique(instances[20:44, 20:44])) == len(np.unique(instances[20:44, 46:70])) == 1
+
+
+def test_interiors_take_the_place_of_the_approximation():
+    foreground, auxiliary = np.zeros((64, 96)), np.zeros((64, 96), np.float32)
+    foreground[20:44, 20:70] = 1  # the approximation is this plateau too
+    auxiliary[24:40, 24:42] = auxiliary[24:40, 48:66] = 1  # the gap's middle is column 44.5
+    assert label(foreground, separation=auxiliary, dividing=())[0].max() == 1
+    instances, _ = label(foreground, separation=auxiliary, dividing=(), beginning=(0,))
     assert instances.max() == 2
     assert len(np.unique(instances[20:44, 20:44])) == len(np.unique(instances[20:44, 46:70])) == 1
 

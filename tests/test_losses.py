@@ -50,10 +50,17 @@ def slow_binary(logits, labels, weights):
     return (weights * terms).sum() / max(weights.sum(), 1)
 
 
+def slow_binary_dice(logits, labels, weights):
+    p = 1 / (1 + np.exp(-logits))
+    overlap, area = ((weights * x).sum((0, 1, 2)) for x in (p * labels, p + labels))
+    return float(np.mean(1 - 2 * overlap / area))
+
+
 CASES = {
     "cross_entropy": (losses.cross_entropy, slow_cross_entropy, False),
     "soft_dice": (losses.soft_dice, slow_dice, False),
     "binary_cross_entropy": (losses.binary_cross_entropy, slow_binary, True),
+    "binary_soft_dice": (losses.binary_soft_dice, slow_binary_dice, True),
 }
 each_loss = pytest.mark.parametrize(("loss", "slow", "binary"), CASES.values(), ids=CASES)
 
@@ -151,6 +158,13 @@ def test_soft_dice_by_hand():
     np.testing.assert_allclose(losses.soft_dice(logits, labels, jnp.ones((1, 1, 2))), 3 / 7, rtol=1e-6)
     sure = jnp.array([[[[-50.0, 50.0, -50.0], [50.0, -50.0, -50.0]]]])
     np.testing.assert_allclose(losses.soft_dice(sure, labels, jnp.ones((1, 1, 2))), 0, atol=1e-6)
+
+
+def test_binary_soft_dice_by_hand():
+    # Probabilities 0.5 and 0.25; the second task has nothing to find and does not count.
+    logits = jnp.log(jnp.array([[[[1.0, 1.0], [1 / 3, 1.0]]]]))
+    labels = jnp.array([[[[1.0, 0.0], [0.0, 0.0]]]])
+    np.testing.assert_allclose(losses.binary_soft_dice(logits, labels, jnp.ones((1, 1, 2, 1))), 3 / 7, rtol=1e-6)
 
 
 def test_extreme_logits_stay_finite():

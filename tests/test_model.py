@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
-from rams_jax.model import MultiTaskUNet, Upsample, multiple, predictions
+from rams_jax.model import Block, Convolution, MultiTaskUNet, Upsample, multiple, predictions
 from rams_jax.types import ModelSettings
 
 SETTINGS = ModelSettings(width=4, depth=3, own_levels=1, dtype="float32")
@@ -27,7 +28,7 @@ def trained(net, channels=3):
     """Parameters that are not small, so that a difference would show."""
     leaves, tree = jax.tree.flatten(shapes_of(net, channels))
     rng = np.random.default_rng(2)
-    # Kernels as large as they begin, norms and biases away from 1 and 0.
+    # Kernels as large as they begin, gains and biases away from 1 and 0.
     scale = [np.sqrt(1 / np.prod(x.shape[:-1])) if len(x.shape) > 1 else 0.5 for x in leaves]
     values = [s * rng.normal(size=x.shape) + (len(x.shape) == 1) for s, x in zip(scale, leaves, strict=True)]
     return jax.tree.unflatten(tree, [x.astype(np.float32) for x in values])
@@ -123,16 +124,16 @@ def parameters(net):
 
 def test_number_of_parameters():
     # Width 4, depth 3, one own level, 3 channels, 2 classes, 1 auxiliary task.
-    # A convolution i -> o has 9 i o weights, o of its bias and 2 o of its norm; an upsampling i -> o has 4 i o + 4 o.
+    # A convolution i -> o has 9 i o weights, o of its bias and o of its gain; an upsampling i -> o has i o + o.
     found = parameters(model())
     assert found == {
-        "encoder0": (27 * 4 + 12) + (36 * 4 + 12),
-        "encoder1": (36 * 8 + 24) + (72 * 8 + 24),
-        "encoder2": (72 * 16 + 48) + (144 * 16 + 48),
-        "up1_shared": 4 * 16 * 8 + 4 * 8,
-        "decoder1_shared": (9 * 16 * 8 + 24) + (72 * 8 + 24),
-        **{f"up0_{task}": 4 * 8 * 4 + 4 * 4 for task in ("segmentation", "approximation", "auxiliary")},
-        **{f"decoder0_{task}": 9 * 8 * 4 + 12 for task in ("segmentation", "approximation", "auxiliary")},
+        "encoder0": (27 * 4 + 8) + (36 * 4 + 8),
+        "encoder1": (36 * 8 + 16) + (72 * 8 + 16),
+        "encoder2": (72 * 16 + 32) + (144 * 16 + 32),
+        "up1_shared": 16 * 8 + 8,
+        "decoder1_shared": (9 * 16 * 8 + 16) + (72 * 8 + 16),
+        "up0_shared": 8 * 4 + 4,
+        **{f"decoder0_{task}": 9 * 8 * 4 + 8 for task in ("segmentation", "approximation", "auxiliary")},
         "segmentation_logits": 4 * 3 + 3,
         "approximation_logits": 4 * 2 + 2,
         "auxiliary_logits": 4 * 1 + 1,
@@ -191,22 +192,40 @@ def test_predictions_by_hand():
     np.testing.assert_allclose(found.auxiliary[0, 0, 0], [0.5])
 
 
-def test_upsample_is_a_transposed_convolution():
+def test_upsample_mixes_channels_and_repeats_pixels():
     layer = Upsample(5, jnp.float32)
     x = np.random.default_rng(9).normal(size=(2, 3, 4, 6)).astype(np.float32)
     params = layer.init(jax.random.key(0), x)
     params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), params)
-    kernel = np.asarray(params["params"]["Dense_0"]["kernel"]).reshape(6, 2, 2, 5)
-    bias = np.asarray(params["params"]["Dense_0"]["bias"]).reshape(2, 2, 5)
-    expected = np.zeros((2, 6, 8, 5))
-    for b, row, column in np.ndindex(2, 3, 4):
-        for a, c in np.ndindex(2, 2):
-            expected[b, 2 * row + a, 2 * column + c] += x[b, row, column] @ kernel[:, a, c] + bias[a, c]
-    np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-4, atol=1e-4)
-    # And as an independent library sees it.
-    other = jax.lax.conv_transpose(x, kernel.transpose(1, 2, 0, 3)[::-1, ::-1], (2, 2), "VALID", transpose_kernel=False)
-    tiled = np.tile(bias, (3, 4, 1))
-    np.testing.assert_allclose(layer.apply(params, x), other + tiled, rtol=1e-4, atol=1e-4)
+    kernel, bias = (np.asarray(params["params"]["Dense_0"][name]) for name in ("kernel", "bias"))
+    mixed = np.einsum("bhwi,io->bhwo", x, kernel) + bias
+    expected = scipy.ndimage.zoom(mixed, (1, 2, 2, 1), order=0, grid_mode=True, mode="nearest")
+    np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-5, atol=1e-5)
+    assert expected.shape == (2, 6, 8, 5) and (expected[:, 0, 1] == expected[:, 1, 0]).all()
+
+
+def test_a_convolution_has_centred_kernels_of_the_gain_s_norm():
+    layer = Convolution(5, jnp.float32)
+    x = np.random.default_rng(10).normal(size=(1, 9, 8, 6)).astype(np.float32)
+    params = layer.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), params)
+    kernel, gain, bias = (np.asarray(params["params"][name], np.float64) for name in ("kernel", "gain", "bias"))
+    kernel = kernel - kernel.mean((0, 1, 2))
+    kernel = kernel * gain / np.linalg.norm(kernel.reshape(-1, 5), axis=0)
+    expected = np.zeros((9, 8, 5)) + bias
+    for i, o in np.ndindex(6, 5):
+        expected[..., o] += scipy.ndimage.correlate(x[0, ..., i], kernel[..., i, o], mode="constant")
+    np.testing.assert_allclose(layer.apply(params, x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_activations_keep_their_spread():
+    # Eleven layers deep, at first; without the gain of the rectified values it would be 1.7^-11.
+    net = model(width=16, depth=4)
+    image, inside = jax.random.normal(jax.random.key(1), (1, 64, 64, 3)), jnp.ones((1, 64, 64), bool)
+    params = net.init(jax.random.key(0), image, inside)
+    _, state = net.apply(params, image, inside, capture_intermediates=lambda module, _: isinstance(module, Block))
+    spreads = [float(x.std()) for x in jax.tree.leaves(state["intermediates"])]
+    assert len(spreads) == 9 and 0.3 < min(spreads) and max(spreads) < 3
 
 
 def test_multiple():

@@ -270,6 +270,7 @@ WRONG = [
     ("instances.marker_depth", 1, "below 1"),
     ("instances.min_area", 2.5, "min_area"),
     ("instances.dividing", [1], "not there"),
+    ("instances.beginning", [1], "not there"),
     ("instances.dividing", DELETE, "instances.dividing is missing"),
     ("training.pixel_size", 0, "above 0"),
     ("training.largest_object", 10**18, "largest_object"),

@@ -12,7 +12,9 @@ from rams_jax.network import Network
 from rams_jax.types import InstanceSettings, ModelSettings
 
 MODEL = MultiTaskUNet(ModelSettings(width=2, depth=2, own_levels=1, dtype="float32"), classes=1, auxiliary=1)
-INSTANCES = InstanceSettings(threshold=0.5, marker_sigma=1.0, marker_depth=0.2, min_area=10, dividing=(0,))
+INSTANCES = InstanceSettings(
+    threshold=0.5, marker_sigma=1.0, marker_depth=0.2, min_area=10, dividing=(0,), beginning=()
+)
 
 
 def blobs(seed, shape=(64, 64), count=6, channels=1):

@@ -79,10 +79,11 @@ def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str,
     """
     revealed = list(examples)
     for i in strong:
-        full = examples[i].full
-        if full is None:
-            raise AnnotationError(f"{examples[i].name}: chosen as a strong image, but it has no full mask.")
-        revealed[i] = dataclasses.replace(examples[i], auxiliary=answer_all(full, examples[i].valid, tasks))
+        example = examples[i]
+        if example.full is None:
+            raise AnnotationError(f"{example.name}: chosen as a strong image, but it has no full mask.")
+        answers = answer_all(example.full, example.partial, example.valid, tasks)
+        revealed[i] = dataclasses.replace(example, auxiliary=answers)
     return tuple(revealed)
 
 

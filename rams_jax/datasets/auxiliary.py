@@ -1,8 +1,10 @@
 """The auxiliary tasks, as a table: what each learns, from which sparse strokes, and what its answer is used for.
 
-Every task finds a kind of pixel that lies deep inside no object. A person says YES with a few strokes; that the marks
+Most tasks find a kind of pixel that lies deep inside no object. A person says YES with a few strokes; that the marks
 of objects are NO is known anyway; the rest is unknown. Where the full mask of an image is known it answers all pixels.
-A new task is a new row of `TASKS`, and its name in `rams_jax.config.AUXILIARY`.
+`interior` needs no strokes: it learns where people put their marks, and so keeps one peak an object when the masks of
+the approximation task have grown until they touch. A new task is a new row of `TASKS`, and its name in
+`rams_jax.config.AUXILIARY`.
 """
 
 from __future__ import annotations
@@ -23,15 +25,18 @@ class AuxiliaryTask:
     """One row of the table; H x W pixels, C channels."""
 
     folder: str  # of an annotated folder, that holds the strokes, see `read_strokes`
-    answers: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (full map, valid mask): int8[H, W, C], of every pixel
+    answers: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # (full map, marks, valid mask): int8[H, W, C]
     strokes: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]  # (answers, marks, rng): bool[H, W, C]
     channels: int  # C, of the network's output and of the strokes
     weight: float  # of its loss, relative to `loss.auxiliary`
     closes: bool  # masks do not grow where it says YES
     divides: bool  # objects are divided where it says YES
+    begins: bool = False  # objects begin where it says YES: markers come from it instead of from the approximation
+    marked: int = NO  # what a mark says
+    unmarked: int = UNKNOWN  # what a pixel without a mark says, where every object of the image is marked
 
 
-def interfaces(full: np.ndarray, valid: np.ndarray, gap: int = 2) -> np.ndarray:
+def interfaces(full: np.ndarray, marks: np.ndarray, valid: np.ndarray, gap: int = 2) -> np.ndarray:
     """Where objects touch: the pixels of the gap and of the contact.
 
     The gap are pixels outside all objects with two of them at most `gap` pixels away; the contact, those in an object
@@ -40,6 +45,7 @@ def interfaces(full: np.ndarray, valid: np.ndarray, gap: int = 2) -> np.ndarray:
 
     Args:
       full: integer[H, W], instance map.
+      marks: not used.
       valid: bool[H, W].
       gap: pixels, Euclidean.
 
@@ -52,7 +58,7 @@ def interfaces(full: np.ndarray, valid: np.ndarray, gap: int = 2) -> np.ndarray:
     return _told(near, valid)
 
 
-def boundaries(full: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def boundaries(full: np.ndarray, marks: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """The outermost pixels of objects (4-neighbours) and the pixels that touch them from outside; as `interfaces`."""
     cross = ndimage.generate_binary_structure(2, 1)
     highest = ndimage.maximum_filter(full, footprint=cross, mode="nearest")
@@ -60,9 +66,14 @@ def boundaries(full: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return _told(highest != lowest, valid)
 
 
-def outside(full: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def outside(full: np.ndarray, marks: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Everything in no object; as `interfaces`."""
     return _told(full == 0, valid)
+
+
+def marked(full: np.ndarray, marks: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The marks: YES on them, NO elsewhere, UNKNOWN in objects without a mark and where not valid: int8[H, W, 1]."""
+    return _told(marks > 0, valid & ((full == 0) | np.isin(full, marks[marks > 0])))
 
 
 def pieces(answers: np.ndarray, marks: np.ndarray, rng: np.random.Generator, share: float = 0.25) -> np.ndarray:
@@ -95,15 +106,30 @@ def swipes(answers: np.ndarray, marks: np.ndarray, rng: np.random.Generator, cou
     return (ndimage.binary_dilation(drawn, _EIGHT) & clear)[..., None]
 
 
+def nothing(answers: np.ndarray, marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A person draws nothing: bool[H, W, C]."""
+    return np.zeros(answers.shape, bool)
+
+
 TASKS = {
     "separation": AuxiliaryTask("interfaces", interfaces, pieces, channels=1, weight=1.0, closes=True, divides=True),
     "boundary": AuxiliaryTask("boundaries", boundaries, points, channels=1, weight=1.0, closes=False, divides=True),
     "background": AuxiliaryTask("background", outside, swipes, channels=1, weight=1.0, closes=True, divides=False),
+    "interior": AuxiliaryTask(
+        *("interiors", marked, nothing),
+        channels=1,
+        weight=1.0,
+        closes=False,
+        divides=False,
+        begins=True,
+        marked=YES,
+        unmarked=NO,
+    ),
 }
 
 
 def channels(tasks: Sequence[str], use: str = "") -> tuple[int, ...]:
-    """Positions of the channels of `tasks` among all S, or of those only that have the use `closes` or `divides`."""
+    """Positions of the channels of `tasks` among all S, or of those only that have a use: `closes`, ..."""
     owners = [name for name in tasks for _ in range(TASKS[name].channels)]
     return tuple(i for i, name in enumerate(owners) if not use or getattr(TASKS[name], use))
 
@@ -113,10 +139,10 @@ def weights(tasks: Sequence[str]) -> tuple[float, ...]:
     return tuple(TASKS[name].weight for name in tasks for _ in range(TASKS[name].channels))
 
 
-def answer_all(full: np.ndarray, valid: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
-    """What a full mask says to all tasks: int8[H, W, S]."""
+def answer_all(full: np.ndarray, marks: np.ndarray, valid: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
+    """What a full mask and the marks beside it say to all tasks: int8[H, W, S]."""
     none = np.zeros((*full.shape, 0), np.int8)
-    return np.concatenate([none, *(TASKS[name].answers(full, valid) for name in tasks)], axis=-1)
+    return np.concatenate([none, *(TASKS[name].answers(full, marks, valid) for name in tasks)], axis=-1)
 
 
 def answer_some(
@@ -125,16 +151,18 @@ def answer_some(
     valid: np.ndarray,
     tasks: Sequence[str],
     read: Mapping[str, np.ndarray],
+    complete: bool,
     seed: int,
 ) -> np.ndarray:
     """What a person says on an image with rough marks.
 
     Args:
       full: integer[H, W], to simulate the strokes of tasks that `read` has none of; or None.
-      partial: integer[H, W]: the marks. They are NO, but where `full` says otherwise.
+      partial: integer[H, W]: the marks. They answer as the task's `marked`, but where `full` says otherwise.
       valid: bool[H, W].
       tasks: names in `TASKS`.
       read: of some tasks, the strokes that were drawn: int8[H, W, C] of `read_strokes`.
+      complete: every object is marked, so that the other pixels answer as the task's `unmarked`.
       seed: not negative.
 
     Returns:
@@ -143,16 +171,18 @@ def answer_some(
     said = [np.zeros((*partial.shape, 0), np.int8)]
     for name in tasks:
         task = TASKS[name]
-        marked = np.repeat((partial > 0)[..., None], task.channels, axis=-1)
+        on_mark = np.repeat((partial > 0)[..., None], task.channels, axis=-1)
         if name in read:
             strokes = read[name]
         elif full is None:
-            strokes = np.full(marked.shape, UNKNOWN)
+            strokes = np.full(on_mark.shape, UNKNOWN)
         else:
-            answers = task.answers(full, valid)
-            marked &= answers == NO
+            answers = task.answers(full, partial, valid)
+            on_mark &= answers == task.marked
             strokes = np.where(task.strokes(answers, partial, np.random.default_rng(seed)), YES, UNKNOWN)
-        said.append(np.where(strokes != UNKNOWN, strokes, np.where(marked, NO, UNKNOWN)).astype(np.int8))
+        off_mark = (partial == 0) & valid & complete
+        known = np.where(on_mark, task.marked, np.where(off_mark[..., None], task.unmarked, UNKNOWN))
+        said.append(np.where(strokes != UNKNOWN, strokes, known).astype(np.int8))
     return np.concatenate(said, axis=-1)
 
 

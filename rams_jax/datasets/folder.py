@@ -99,9 +99,8 @@ def load(
             tasks=tasks,
             classes=reading.classes,
             strokes={task: strokes for task, strokes in reading.strokes.items() if task in tasks},
+            complete=entry.complete or reading.partial is None,
         )
-        if reading.partial is not None and not entry.complete:
-            example = dataclasses.replace(example, complete=False)
         check_example(example, number_of_classes=_number_of_classes(folder))
         parts[entry.split].append(example)
     return tuple(tuple(part) for part in parts.values())

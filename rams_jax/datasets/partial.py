@@ -112,6 +112,7 @@ def annotate(
     *,
     classes: np.ndarray | None = None,
     strokes: Mapping[str, np.ndarray] | None = None,
+    complete: bool = True,
 ) -> Example:
     """An example; draws its marks where `partial` is None, and the strokes that nobody drew where `full` is known.
 
@@ -127,9 +128,10 @@ def annotate(
       tasks: auxiliary tasks, names in `auxiliary.TASKS`.
       classes: int32[J + 1], class of each id; None: all objects are of class 1.
       strokes: of some tasks, what a person drew (`auxiliary.read_strokes`).
+      complete: whether the person says that every object is marked.
 
     Returns:
-      An example, unchecked; not `complete` if objects of `full` carry no mark.
+      An example, unchecked; not `complete` either if objects of `full` carry no mark.
     """
     seed = image_seed(seed, name)
     if partial is None:
@@ -140,6 +142,7 @@ def annotate(
     if classes is None:
         classes = np.zeros(max(int(drawn.max(initial=0)), int(partial.max(initial=0)), 0) + 1, np.int32)
         classes[drawn[drawn > 0]] = 1
+    complete = complete and np.isin(drawn[drawn > 0], partial).all().item()
     return Example(
         name=name,
         image=image,
@@ -147,8 +150,8 @@ def annotate(
         partial=partial,
         valid=valid,
         classes=classes,
-        auxiliary=auxiliary.answer_some(full, partial, valid, tasks, strokes or {}, seed),
-        complete=np.isin(drawn[drawn > 0], partial).all().item(),
+        auxiliary=auxiliary.answer_some(full, partial, valid, tasks, strokes or {}, complete, seed),
+        complete=complete,
         pixel_size=pixel_size,
     )
 
