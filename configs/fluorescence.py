@@ -1,7 +1,8 @@
 """Nuclei in fluorescence microscopy of three magnifications, from one outlined image and marks on the other 99.
 
-The auxiliary task is separation, from strokes drawn on some of the places where two nuclei touch. DIR is a local copy,
-see rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or the images are downloaded.
+The auxiliary tasks are separation, from strokes drawn on some of the places where two nuclei touch, and interior, from
+the marks. DIR is a local copy, see rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or the images are
+downloaded.
 
 Command:   python launch/main.py --config=configs/fluorescence.py --config.data.source=DIR
 In short:  the same with configs/fluorescence.py:smoke: a trial of a minute or two, and the scores mean little.

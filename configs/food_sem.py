@@ -1,8 +1,8 @@
 """Air bubbles and ice crystals in SIMULATED electron microscopy, from one outlined image and marks on the other 60.
 
 Two classes of objects, touching and occluding, in a matrix; rams_jax/datasets/food_sem.py simulates the images and says
-how. Nothing is downloaded. The auxiliary task is separation, from strokes drawn on some of the places where two objects
-touch.
+how. Nothing is downloaded. The auxiliary tasks are separation, from strokes drawn on some of the places where two
+objects touch, and interior, from the marks.
 
 Command:   python launch/main.py --config=configs/food_sem.py
 In short:  the same with configs/food_sem.py:smoke: a trial of a minute or two, and the scores mean little.

@@ -1,7 +1,7 @@
 """Nuclei in stained tissue, many of them touching, from one outlined image and marks on the other 59.
 
-The auxiliary task is separation, from strokes drawn on some of the places where two nuclei touch; to go without it:
---config.data.auxiliary="()". DIR is a local copy, see rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or
+The auxiliary tasks are separation, from strokes drawn on some of the places where two nuclei touch, and interior, from
+the marks; to go without the first: --config.data.auxiliary="('interior',)". DIR is a local copy, see rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or
 the images are downloaded.
 
 Command:   python launch/main.py --config=configs/histology.py --config.data.source=DIR

@@ -39,7 +39,7 @@ def default() -> ConfigDict:
     config.data.strong = 1  # images that keep their full masks; the others show only their marks
     config.data.mark_coverage = (0.15, 0.40)  # least and largest share of an object that its simulated mark covers
     config.data.channels = (0,)  # of the images, in this order, that the network sees; the first is 0
-    config.data.auxiliary = ("separation",)  # auxiliary tasks, of AUXILIARY; () for none
+    config.data.auxiliary = ("separation", "interior")  # auxiliary tasks, of AUXILIARY; () for none
     config.data.class_names = CLASS_NAMES  # names of the object classes 1, 2, ...
 
     config.model = ConfigDict()

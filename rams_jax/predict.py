@@ -81,8 +81,8 @@ def receptive_radius(settings: ModelSettings) -> int:
     """How far away an input pixel can be, in rows or columns, and still change an output pixel.
 
     Follows the rows that an output row depends on back through `MultiTaskUNet`: a 3 x 3 convolution adds a row on both
-    sides, and row i of a level is made of, or becomes, rows 2 i and 2 i + 1 of the next finer one. The normalisation is
-    a pixel's own, so nothing else reaches further.
+    sides, and row i of a level is made of, or becomes, rows 2 i and 2 i + 1 of the next finer one. No layer normalises
+    over pixels, so nothing else reaches further.
     """
     radius = 0
     for row in range(multiple(settings)):  # the place on the grid of the coarsest level matters
