@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 DPI = 100
 
@@ -25,10 +26,10 @@ def axes_at(figure: Figure, left: float, top: float, width: float, height: float
     return figure.add_axes((left / wide, 1 - (top + height) / tall, width / wide, height / tall))
 
 
-def write(figure: Figure, left: float, top: float, words: str, size: float, va: str = "top", **style) -> None:
+def write(figure: Figure, left: float, top: float, words: str, size: float, va: str = "top", **style) -> Text:
     """Text that begins at this point, screen pixels; `size` in points; a $ is a $."""
     wide, tall = figure.get_size_inches() * DPI
-    figure.text(left / wide, 1 - top / tall, words, fontsize=size, va=va, parse_math=False, **style)
+    return figure.text(left / wide, 1 - top / tall, words, fontsize=size, va=va, parse_math=False, **style)
 
 
 def to_png(figure: Figure) -> bytes:

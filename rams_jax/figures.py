@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -25,7 +27,7 @@ from rams_jax.canvas import DPI, axes_at, page, to_png, write
 from rams_jax.curves import training_curves
 from rams_jax.types import Example
 
-__all__ = ["growth_gallery", "growth_rings", "prediction_errors", "to_png", "training_curves"]
+__all__ = ["growth_animation", "growth_gallery", "growth_rings", "prediction_errors", "to_png", "training_curves"]
 
 MARK = (220, 38, 38)  # red: the one colour that the rings never take
 CORRECT, MISSED, EXTRA = (160, 205, 188), (16, 42, 110), (240, 120, 20)  # CIE lightness about 79, 19 and 64
@@ -140,11 +142,7 @@ def growth_gallery(
     """
     if not len(examples) == len(currents) == len(ages) == len(names) or not examples:
         raise ValueError("growth_gallery needs at least one example, and one current, age and name for each")
-    side = _window_side(examples)
-    windows = [_window(c, a, side) for c, a in zip(currents, ages, strict=True)]
-    shown = [_cut(example, window) for example, window in zip(examples, windows, strict=True)]
-    currents = [c[w] for c, w in zip(currents, windows, strict=True)]
-    ages = [a[w] for a, w in zip(ages, windows, strict=True)]
+    shown, currents, ages = _cut_all(examples, currents, ages)
     updates = _last_update(currents, ages)
     tall, wide = (max(c.shape[axis] for c in currents) for axis in (0, 1))
     scale = _scale(max(tall, wide), 440)
@@ -172,6 +170,53 @@ def growth_gallery(
             write(figure, x, y + tall + 8, _covers(example, mask, mark), text * 0.95)
     _growth_key(figure, page_wide, page_tall - foot + 18, updates, shown, text)
     return figure
+
+
+def growth_animation(
+    examples: Sequence[Example], currents: Sequence[np.ndarray], ages: Sequence[np.ndarray]
+) -> FuncAnimation:
+    """The masks of several training images at each update, as a film.
+
+    Frame t shows the pixels of the masks that joined up to update t; frame 0 shows the marks. A pixel that a mask gave
+    up again is in no frame. Each panel shows the window that `growth_gallery` would show.
+
+    Args:
+      examples, currents, ages: as for `growth_rings`, one of each a panel; at least one.
+
+    Returns:
+      A frame for each update and one more; `to_jshtml` makes a player of it that needs no other program.
+
+    Raises:
+      ValueError: no panel, or sequences of different lengths.
+    """
+    if not len(examples) == len(currents) == len(ages) or not examples:
+        raise ValueError("growth_animation needs at least one example, and one current and age for each")
+    shown, currents, ages = _cut_all(examples, currents, ages)
+    updates = _last_update(currents, ages)
+    tall, wide = (max(c.shape[axis] for c in currents) for axis in (0, 1))
+    scale = _scale(max(tall, wide), 260)
+    tall, wide = int(tall * scale), int(wide * scale)
+    gap, top, foot, columns = 20, 76, 150, min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    page_wide, page_tall = max(700, gap + columns * (wide + gap)), top + rows * (tall + 36) + foot
+    figure, text = page(page_wide, page_tall)
+    heading = write(figure, gap, 14, "", text * 1.3, weight="bold")
+    pictures = []
+    for i, (example, current, age) in enumerate(zip(shown, currents, ages, strict=True)):
+        x, y = gap + i % columns * (wide + gap), top + i // columns * (tall + 36)
+        axes = _picture(figure, x, y, scale, growth_pixels(example, current, age, updates), example.name, text * 0.9)
+        if example.full is not None:
+            _outline(axes, np.where(example.valid, example.full, 0), scale, TRUTH_LINE)
+        pictures.append(axes.images[0])
+    _growth_key(figure, page_wide, page_tall - foot + 18, updates, shown, text)
+
+    def draw(update: int) -> list[Artist]:
+        heading.set_text(f"update {update} of {updates}")
+        for picture, example, current, age in zip(pictures, shown, currents, ages, strict=True):
+            picture.set_data(growth_pixels(example, np.where(age <= update, current, 0), age, updates))
+        return [heading, *pictures]
+
+    return FuncAnimation(figure, draw, frames=updates + 1, interval=600)
 
 
 def prediction_errors(example: Example, instances: np.ndarray, score_text: str) -> Figure:
@@ -234,6 +279,20 @@ def _window(current: np.ndarray, age: np.ndarray, side: int) -> tuple[slice, sli
     total = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]
     y, x = np.unravel_index(np.argmax(total), total.shape)
     return slice(int(y), int(y) + tall), slice(int(x), int(x) + wide)
+
+
+def _cut_all(
+    examples: Sequence[Example], currents: Sequence[np.ndarray], ages: Sequence[np.ndarray]
+) -> tuple[list[Example], list[np.ndarray], list[np.ndarray]]:
+    """Of each image, mask and age the window in which most pixels joined."""
+    side = _window_side(examples)
+    windows = [_window(c, a, side) for c, a in zip(currents, ages, strict=True)]
+    shown = [_cut(example, window) for example, window in zip(examples, windows, strict=True)]
+    return (
+        shown,
+        [c[w] for c, w in zip(currents, windows, strict=True)],
+        [a[w] for a, w in zip(ages, windows, strict=True)],
+    )
 
 
 def _cut(example: Example, window: tuple[slice, slice]) -> Example:

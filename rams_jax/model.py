@@ -115,8 +115,10 @@ class MultiTaskUNet(nn.Module):
         def decode(x: Array, level: int, layers: int, task: str) -> Array:
             return Block(widths[level], layers, dtype, name=f"decoder{level}_{task}")(x, masks[level])
 
-        # Centred and of unit spread, as the kernels expect.
+        # Centred and of unit spread, as the kernels expect; and 1 inside, without which kernels of mean 0 would see no
+        # brightness in a grey image.
         x = ((image - jnp.array(s.mean)) / jnp.array(s.std)).astype(dtype) * masks[0]
+        x = jnp.concatenate([x, masks[0]], axis=-1)
         skips = []
         for level in range(s.depth):
             x = Block(widths[level], 2, dtype, name=f"encoder{level}")(x, masks[level])

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
+from matplotlib.animation import FuncAnimation
 
 from rams_jax import biometry, curves, figures, report
-from rams_jax.annotations import write_instances
+from rams_jax.annotations import read_instances, write_instances
 from rams_jax.types import Example
 
 PICTURES = 6  # training images with a page of rings, and test images with errors shown
@@ -108,7 +109,7 @@ def write_maps(folder: pathlib.Path, maps: Mapping[str, tuple[np.ndarray, float]
 
 def growth_figures(grown: Sequence[tuple[Example, np.ndarray, np.ndarray]]) -> dict[str, bytes]:
     """PNG bytes by file name: the images with most objects, their masks in rings of age."""
-    chosen = sorted(grown, key=lambda g: -len(np.unique(g[0].partial)))[:PICTURES]
+    chosen = sorted(grown, key=lambda g: -_objects(g[0]))[:PICTURES]
     if not chosen:
         return {}
     examples, currents, ages = zip(*chosen[:3], strict=True)
@@ -119,6 +120,28 @@ def growth_figures(grown: Sequence[tuple[Example, np.ndarray, np.ndarray]]) -> d
             figures.growth_rings(example, current, age, example.name)
         )
     return pictures
+
+
+def growth_film(workdir: pathlib.Path, examples: Sequence[Example]) -> FuncAnimation:
+    """The masks of a finished run at each update, on the images with most objects.
+
+    Args:
+      workdir: of the run.
+      examples: its training images; those whose masks did not grow count for nothing.
+
+    Raises:
+      ValueError: the masks of none of them grew.
+    """
+    maps = workdir / "evolved"
+    grown = [example for example in examples if (maps / f"{example.name}_masks.tif").is_file()]
+    chosen = sorted(grown, key=lambda e: -_objects(e))[:PICTURES]
+    masks, ages = ([read_instances(maps / f"{e.name}_{kind}.tif") for e in chosen] for kind in ("masks", "age"))
+    return figures.growth_animation(chosen, masks, ages)
+
+
+def _objects(example: Example) -> int:
+    """How many of them carry a mark."""
+    return len(np.setdiff1d(example.partial, 0))
 
 
 def prediction_figures(examples: Sequence[Example], maps: Sequence[np.ndarray]) -> dict[str, bytes]:

@@ -1,5 +1,7 @@
+import base64
 import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -245,6 +247,31 @@ def test_gallery_refuses_unequal_rows():
         figures.growth_gallery([example], [current], [age], ["a", "b"])
     with pytest.raises(ValueError, match="at least one example"):
         figures.growth_gallery([], [], [], [])
+
+
+def test_the_film_adds_the_ring_of_each_update():
+    cases = [disc_example(seed=s) for s in range(2)]
+    cases[1][2][cases[1][2] == 4] = 3  # the second image stopped one update earlier
+    cases = [(dataclasses.replace(example, full=None), *maps) for example, *maps in cases]  # no line over the rings
+    page = figures.growth_animation(*zip(*cases, strict=True)).to_jshtml()
+    found = re.findall(r'frames\[\d+\] = "data:image/png;base64,([^"]+)"', page)
+    film = [np.asarray(Image.open(io.BytesIO(base64.b64decode(f.replace("\\\n", ""))))) for f in found]
+    assert len(film) == UPDATES + 1
+    for ring, colour in enumerate([figures.MARK, *figures.ring_colours(UPDATES)]):
+        drawn = [int((frame[..., :3] == colour).all(-1).sum()) for frame in film]
+        pixels = sum(int(((age == ring) & (current > 0)).sum()) for _, current, age in cases)
+        if ring == 0:
+            assert set(np.diff(drawn)) == {0} and drawn[0] >= 16 * pixels
+        else:  # an image pixel is 4 x 4 on the screen; the key is the same in each frame
+            assert [count - drawn[0] for count in drawn] == [0] * ring + [16 * pixels] * (UPDATES + 1 - ring)
+
+
+def test_the_film_refuses_unequal_panels():
+    example, current, age = disc_example()
+    with pytest.raises(ValueError, match="one current and age for each"):
+        figures.growth_animation([example], [current], [])
+    with pytest.raises(ValueError, match="at least one example"):
+        figures.growth_animation([], [], [])
 
 
 @pytest.mark.parametrize("height, width, channels", [(60, 300, 1), (300, 60, 2), (61, 81, 3)])

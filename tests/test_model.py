@@ -75,7 +75,7 @@ def test_the_edge_of_the_frame_is_like_padding():
     full = apply(net, params, *frame([image], 32, 28))
     framed = apply(net, params, *frame([image], 48, 44, 8, 8, np.float32(-3)))
     for a, b in zip(full, framed, strict=True):
-        np.testing.assert_allclose(a[0], b[0, 8:40, 8:36], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(a[0], b[0, 8:40, 8:36], atol=1e-4)
 
 
 def test_what_is_outside_has_no_gradient():
@@ -123,11 +123,11 @@ def parameters(net):
 
 
 def test_number_of_parameters():
-    # Width 4, depth 3, one own level, 3 channels, 2 classes, 1 auxiliary task.
+    # Width 4, depth 3, one own level, 3 channels and the constant one, 2 classes, 1 auxiliary task.
     # A convolution i -> o has 9 i o weights, o of its bias and o of its gain; an upsampling i -> o has i o + o.
     found = parameters(model())
     assert found == {
-        "encoder0": (27 * 4 + 8) + (36 * 4 + 8),
+        "encoder0": (36 * 4 + 8) + (36 * 4 + 8),
         "encoder1": (36 * 8 + 16) + (72 * 8 + 16),
         "encoder2": (72 * 16 + 32) + (144 * 16 + 32),
         "up1_shared": 16 * 8 + 8,

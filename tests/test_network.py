@@ -47,7 +47,7 @@ def test_the_workdir_the_folder_and_a_copy_of_it_are_the_same(folder, tmp_path):
     digests = {digest(load_network(p)) for p in (folder, folder.parent, tmp_path / "elsewhere" / "my_net")}
     assert len(digests) == 1
     other = small_network()
-    other.params["params"]["encoder0"]["Conv_0"]["bias"][0] += 1e-6
+    other.params["params"]["encoder0"]["Convolution_0"]["bias"][0] += 1e-6
     assert digest(other) not in digests
 
 
@@ -56,7 +56,7 @@ def test_the_folder_can_be_read_without_this_program(folder):
     said = json.loads((folder / "network.json").read_text())
     assert said["class_names"] == ["class0", "class1"] and said["card"]["test"] == {"dice": 0.5}
     with np.load(folder / "parameters.npz", allow_pickle=False) as arrays:
-        assert arrays["params/encoder0/Conv_0/kernel"].shape == (3, 3, 2, 4)
+        assert arrays["params/encoder0/Convolution_0/kernel"].shape == (3, 3, 3, 4)  # two channels and the constant one
         assert sum(arrays[name].size for name in arrays) == said["parameters"]["count"]
 
 
@@ -74,7 +74,7 @@ def test_the_description_is_json_for_everyone(tmp_path):
 def test_nothing_is_overwritten_unless_a_run_finishes_again(folder):
     before = (folder / "parameters.npz").read_bytes()
     other = small_network()
-    other.params["params"]["encoder0"]["Conv_0"]["bias"][:] = 7
+    other.params["params"]["encoder0"]["Convolution_0"]["bias"][:] = 7
     with pytest.raises(NetworkError, match="exists already and is not overwritten"):
         save_network(folder, other)
     assert (folder / "parameters.npz").read_bytes() == before
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_between_the_two_files_is_noticed(folder):
     """The description vouches for the parameters, so old and new do not mix."""
     description = (folder / "network.json").read_bytes()
     other = small_network()
-    other.params["params"]["encoder0"]["Conv_0"]["bias"][:] = 7
+    other.params["params"]["encoder0"]["Convolution_0"]["bias"][:] = 7
     save_network(folder, other, replace=True)
     (folder / "network.json").write_bytes(description)
     with pytest.raises(NetworkError, match="damaged, or belongs to another"):
@@ -261,7 +261,7 @@ WRONG = [
     ("auxiliary", None, "auxiliary.tasks is missing"),
     ("channels", [0, 0], "different"),
     ("channels", [10**9], "channels"),
-    ("channels", [0, 1, 2], "encoder0/Conv_0/kernel"),
+    ("channels", [0, 1, 2], "encoder0/Convolution_0/kernel"),
     ("normalisation.percentiles", [99, 1], "the smaller first"),
     ("normalisation.percentiles", 5, "the smaller first"),
     ("averaged", 1, "true or false"),
@@ -360,7 +360,7 @@ def npy(array, **options):
     return stream.getvalue()
 
 
-BIAS = "params/encoder0/Conv_0/bias"
+BIAS = "params/encoder0/Convolution_0/bias"
 
 
 @pytest.mark.parametrize(

@@ -37,21 +37,22 @@ def blobs(seed, shape=(64, 64), count=6, channels=1):
 def blob_network():
     """Made by hand: p and q are above 0.99 where the normalised image is above 0.5, else below 0.01; s is 0.02.
 
-    The first convolution gives (8 x - 4, 4 - 8 x), the norm makes (1, -1) or (-1, 1) of it, and this is handed on over
-    the skip connection to the last layers. What comes from the coarse level is 0.
+    The first convolution gives (a, -a), a = 24 x - 12; the second and those of the tasks hand on c (a, -a) rectified
+    and centred, with some c > 0, over the skip connection. What comes from the coarse level is 0.
     """
     shapes = jax.eval_shape(MODEL.init, jax.random.key(0), np.zeros((1, 2, 2, 1)), np.ones((1, 2, 2), bool))
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
     layers = params["params"]
-    for name in ("encoder0", "encoder1", "decoder0_segmentation", "decoder0_approximation", "decoder0_auxiliary"):
-        for norm in ("LayerNorm_0", "LayerNorm_1"):
-            if norm in layers[name]:
-                layers[name][norm]["scale"][:] = 1
-    layers["encoder0"]["Conv_0"]["kernel"][1, 1, 0] = 8, -8
-    layers["encoder0"]["Conv_0"]["bias"][:] = -4, 4
-    layers["encoder0"]["Conv_1"]["kernel"][1, 1] = np.eye(2)
+    difference = np.array([(1, -1), (-1, 1)])  # of mean 0, as kernels are made to be; its columns have norm 2^0.5
+    encoder = layers["encoder0"]
+    encoder["Convolution_0"]["kernel"][1, 1] = difference  # of the image and the constant channel, which is 1
+    encoder["Convolution_0"]["gain"][:] = 24 * 2**0.5
+    encoder["Convolution_0"]["bias"][:] = 12, -12
+    encoder["Convolution_1"]["kernel"][1, 1] = difference
+    encoder["Convolution_1"]["gain"][:] = 1
     for task, kernel in (("segmentation", [(-4, 4), (4, -4)]), ("approximation", [(8,), (-8,)])):
-        layers[f"decoder0_{task}"]["Conv_0"]["kernel"][1, 1, 2:] = np.eye(2)
+        layers[f"decoder0_{task}"]["Convolution_0"]["kernel"][1, 1, 2:] = difference
+        layers[f"decoder0_{task}"]["Convolution_0"]["gain"][:] = 1
         layers[f"{task}_logits"]["kernel"][:] = kernel
     layers["auxiliary_logits"]["bias"][:] = -4
     return Network(

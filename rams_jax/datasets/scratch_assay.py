@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import bioio
 import bioio_ome_tiff
@@ -95,8 +96,10 @@ def read_frames() -> np.ndarray:
     return bioio.BioImage(path, reader=bioio_ome_tiff.Reader).get_image_data("TCYX", Z=0)
 
 
-def tiles(frames: np.ndarray, split: str) -> Iterator[tuple[str, dict]]:
-    """The tiles of one split, by name: the features of `ScratchAssay`."""
+def tiles(
+    frames: np.ndarray, split: str, height: int = HEIGHT, width: int = WIDTH
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tiles of one split, by name: the features of `ScratchAssay`, whose tiles have the usual size."""
     first, end = STRIPS[split]
     tracks = track([frame[2] for frame in frames])
     homes = owners(tracks)
@@ -106,9 +109,9 @@ def tiles(frames: np.ndarray, split: str) -> Iterator[tuple[str, dict]]:
         strangers = np.isin(tracks[number], [t for t, home in homes.items() if home != split]) & (labels > 0)
         trusted, valid = _drop(trusted, valid, strangers & (trusted > 0))
         scale = limits(np.moveaxis(frame[:2], 0, -1))
-        for row, top in enumerate(range(0, labels.shape[0] - HEIGHT + 1, HEIGHT)):
-            for column, left in enumerate(range(first, end, WIDTH)):
-                box = np.s_[top : top + HEIGHT, left : left + WIDTH]
+        for row, top in enumerate(range(0, labels.shape[0] - height + 1, height)):
+            for column, left in enumerate(range(first, end - width + 1, width)):
+                box = np.s_[top : top + height, left : left + width]
                 name = f"frame{number:02d}_row{row}_col{column}"
                 full, looked_at = relabel(trusted[box], valid[box])
                 yield (

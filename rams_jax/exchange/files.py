@@ -1,10 +1,11 @@
-"""Reading files that somebody else made, with limits: nothing is unpacked to disk, nothing grows without bound."""
+"""Reading files that somebody else made, with limits: nothing is written elsewhere, nothing grows without bound."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import pathlib
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -62,6 +63,39 @@ def read_zip(path: pathlib.Path, endings: tuple[str, ...]) -> Iterator[tuple[str
             if left < 0:
                 raise AnnotationError(f"{path}: larger than {LARGEST_FILE // 2**20} MiB when unpacked; split it.")
             yield name, data
+
+
+def unpack(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Unpacks a zip that somebody made of an annotated folder; nothing is written before all names are checked.
+
+    Args:
+      path: the zip, with or without a folder around `images`, `masks` and the others.
+      folder: a new folder for its contents.
+
+    Returns:
+      `folder`, or the one in it that holds `images`.
+
+    Raises:
+      AnnotationError: `folder` exists already; not a zip, a damaged, encrypted or too large one, or one with a file
+        that would land outside of `folder`.
+    """
+    if folder.exists():
+        raise AnnotationError(f"{folder}: exists already and is not overwritten; name a new folder.")
+    with _opened_zip(path) as archive:
+        members = [m for m in _members(path, archive) if "__MACOSX" not in m.filename]
+        inside = folder.resolve()
+        for member in members:
+            # backslashes part folders where the zip was made on some systems, and so may hide a way out
+            if not (inside / member.filename.replace("\\", "/")).resolve().is_relative_to(inside):
+                raise AnnotationError(
+                    f"{path}: its file {member.filename!r} would land outside of the folder; zip it anew."
+                )
+        disk = next(place for place in inside.parents if place.exists())
+        if sum(member.file_size for member in members) > shutil.disk_usage(disk).free:
+            raise AnnotationError(f"{path}: larger than the disk when unpacked; make room, or zip fewer images.")
+        archive.extractall(folder, members)
+    found = [images.parent for images in folder.rglob("images") if images.is_dir()]
+    return min(found, key=lambda p: len(p.parts), default=folder)
 
 
 def parse_json(source: str, data: bytes) -> Any:
