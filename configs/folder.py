@@ -19,7 +19,7 @@ What it finds and chooses is printed first and kept in config.json; each setting
 - train.steps: so many that each image takes 10 turns to evolve; from 700 to 5000, where images_per_step grows instead.
 - instances.marker_sigma: d / 8, at least 1: bumps that are smaller make no object of their own.
 - instances.min_area: a quarter of the area that 9 of 10 objects exceed, at least 4 pixels.
-- data.auxiliary: the tasks that strokes were drawn for; separation and interior wherever an image shows several objects.
+- data.auxiliary: the tasks that strokes were drawn for; separation and interior if an image shows several objects.
 - data.strong: all training images with a full mask; data.channels, data.class_names: as project.toml says.
 
 With several classes d is that of the class with the largest objects for depth and crop, with the smallest for the rest.

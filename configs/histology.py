@@ -1,8 +1,8 @@
 """Nuclei in stained tissue, many of them touching, from one outlined image and marks on the other 59.
 
 The auxiliary tasks are separation, from strokes drawn on some of the places where two nuclei touch, and interior, from
-the marks; to go without the first: --config.data.auxiliary="('interior',)". DIR is a local copy, see rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or
-the images are downloaded.
+the marks; to go without the first: --config.data.auxiliary="('interior',)". DIR is a local copy, see
+rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or the images are downloaded.
 
 Command:   python launch/main.py --config=configs/histology.py --config.data.source=DIR
 In short:  the same with configs/histology.py:smoke: a trial of a minute or two, and the scores mean little.

@@ -123,11 +123,11 @@ def parameters(net):
 
 
 def test_number_of_parameters():
-    # Width 4, depth 3, one own level, 3 channels and the constant one, 2 classes, 1 auxiliary task.
+    # Width 4, depth 3, one own level, 3 channels, 2 classes, 1 auxiliary task.
     # A convolution i -> o has 9 i o weights, o of its bias and o of its gain; an upsampling i -> o has i o + o.
     found = parameters(model())
     assert found == {
-        "encoder0": (36 * 4 + 8) + (36 * 4 + 8),
+        "encoder0": (27 * 4 + 8) + (36 * 4 + 8),
         "encoder1": (36 * 8 + 16) + (72 * 8 + 16),
         "encoder2": (72 * 16 + 32) + (144 * 16 + 32),
         "up1_shared": 16 * 8 + 8,
@@ -204,13 +204,14 @@ def test_upsample_mixes_channels_and_repeats_pixels():
     assert expected.shape == (2, 6, 8, 5) and (expected[:, 0, 1] == expected[:, 1, 0]).all()
 
 
-def test_a_convolution_has_centred_kernels_of_the_gain_s_norm():
-    layer = Convolution(5, jnp.float32)
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_convolution_has_centred_kernels_of_the_gain_s_norm(centred):
+    layer = Convolution(5, jnp.float32, centred)
     x = np.random.default_rng(10).normal(size=(1, 9, 8, 6)).astype(np.float32)
     params = layer.init(jax.random.key(0), x)
     params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), params)
     kernel, gain, bias = (np.asarray(params["params"][name], np.float64) for name in ("kernel", "gain", "bias"))
-    kernel = kernel - kernel.mean((0, 1, 2))
+    kernel = kernel - kernel.mean((0, 1, 2)) * centred
     kernel = kernel * gain / np.linalg.norm(kernel.reshape(-1, 5), axis=0)
     expected = np.zeros((9, 8, 5)) + bias
     for i, o in np.ndindex(6, 5):

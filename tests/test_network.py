@@ -56,7 +56,7 @@ def test_the_folder_can_be_read_without_this_program(folder):
     said = json.loads((folder / "network.json").read_text())
     assert said["class_names"] == ["class0", "class1"] and said["card"]["test"] == {"dice": 0.5}
     with np.load(folder / "parameters.npz", allow_pickle=False) as arrays:
-        assert arrays["params/encoder0/Convolution_0/kernel"].shape == (3, 3, 3, 4)  # two channels and the constant one
+        assert arrays["params/encoder0/Convolution_0/kernel"].shape == (3, 3, 2, 4)
         assert sum(arrays[name].size for name in arrays) == said["parameters"]["count"]
 
 

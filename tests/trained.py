@@ -45,9 +45,9 @@ def blob_network():
     layers = params["params"]
     difference = np.array([(1, -1), (-1, 1)])  # of mean 0, as kernels are made to be; its columns have norm 2^0.5
     encoder = layers["encoder0"]
-    encoder["Convolution_0"]["kernel"][1, 1] = difference  # of the image and the constant channel, which is 1
-    encoder["Convolution_0"]["gain"][:] = 24 * 2**0.5
-    encoder["Convolution_0"]["bias"][:] = 12, -12
+    encoder["Convolution_0"]["kernel"][1, 1, 0] = 1, -1
+    encoder["Convolution_0"]["gain"][:] = 24
+    encoder["Convolution_0"]["bias"][:] = -12, 12
     encoder["Convolution_1"]["kernel"][1, 1] = difference
     encoder["Convolution_1"]["gain"][:] = 1
     for task, kernel in (("segmentation", [(-4, 4), (4, -4)]), ("approximation", [(8,), (-8,)])):
