@@ -192,7 +192,8 @@ def coverage_threshold(tally: Array, kappa: Array, rho: Array, tau_min: float) -
       float32[K]: in `tau_min`..1, or `CLOSED`.
     """
     marks = tally[:, -2]
-    target = (kappa / rho - 1.0) * marks
+    growth = kappa / rho - 1.0
+    target = jnp.where(growth > 1e-4, growth, 0.0) * marks  # what rounding leaves before the start opens nothing
     return jnp.maximum(jax.vmap(threshold)(tally[:, :-3], target), tau_min)
 
 

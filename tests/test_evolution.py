@@ -231,6 +231,9 @@ def test_coverage_threshold_is_within_a_bin_of_sorting():
     np.testing.assert_allclose(floored, [0.9, 0.9])
     closed = evolution.coverage_threshold(jnp.asarray(tally, jnp.float32), jnp.asarray(rho), jnp.asarray(rho), 0.05)
     np.testing.assert_allclose(closed, evolution.CLOSED)
+    rounded = jnp.asarray(rho, jnp.float32) * (1 + 3e-7)  # as two ways to compute the same rho may differ
+    closed = evolution.coverage_threshold(jnp.asarray(tally, jnp.float32), rounded, jnp.asarray(rho), 0.05)
+    np.testing.assert_allclose(closed, evolution.CLOSED)
 
 
 def test_schedule_by_hand():

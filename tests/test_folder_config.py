@@ -118,7 +118,7 @@ def test_project_classes_channels_and_strokes(folder):
     np.testing.assert_allclose(found.diameters, np.sqrt([[400 / np.pi] * 4, [480 / np.pi] * 4]))
     config = folder_config.get_config(str(folder))
     assert config.data.class_names == ("bubble", "ice") and config.data.channels == (2, 0)
-    assert config.data.auxiliary == ("separation", "background")
+    assert config.data.auxiliary == ("separation", "background", "interior")
     assert config.data.strong == 4 and config.augment.crop == 24  # no larger than images of 24 x 30
 
 
@@ -192,7 +192,7 @@ def test_workdir_of_a_path():
 @pytest.mark.parametrize(
     ("name", "depth", "crop", "auxiliary"),
     # Nuclei of some 20 pixels; heads of some 200, one an image.
-    [("dsb2018_histology", 3, (48, 80), 1), ("dsb2018_fluorescence", 3, (48, 120), 1), ("hc18", 5, (256, 256), 0)],
+    [("dsb2018_histology", 3, (48, 80), 2), ("dsb2018_fluorescence", 3, (48, 120), 2), ("hc18", 5, (256, 256), 0)],
 )
 def test_real_folders(name, depth, crop, auxiliary, tmp_path):
     source = pathlib.Path(os.environ["RAMS_DATA"]) / name
