@@ -116,7 +116,9 @@ TASKS = {
     "boundary": AuxiliaryTask("boundaries", boundaries, points, channels=1, weight=1.0, closes=False, divides=True),
     "background": AuxiliaryTask("background", outside, swipes, channels=1, weight=1.0, closes=True, divides=False),
     "interior": AuxiliaryTask(
-        *("interiors", marked, nothing),
+        folder="interiors",
+        answers=marked,
+        strokes=nothing,
         channels=1,
         weight=1.0,
         closes=False,
