@@ -73,7 +73,7 @@ class Block(nn.Module):
 class Upsample(nn.Module):
     """Twice the height and width: a mix of the channels, repeated for 2 x 2 pixels (Odena et al. 2016).
 
-    The convolution that follows does what a transposed one would, without its checkerboard and at half its time.
+    The convolution that follows does what a transposed one would, without its checkerboard.
     """
 
     channels: int
