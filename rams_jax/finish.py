@@ -21,13 +21,15 @@ from rams_jax.train_step import evolution_turn
 from rams_jax.types import Example, TrainState
 
 
-def evaluate(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Scores of the averaged network on `examples`, and the instance map of each."""
+def evaluate(
+    run: Run, state: TrainState, examples: Sequence[Example]
+) -> tuple[dict[str, float], list[np.ndarray], list[np.ndarray]]:
+    """Scores of the averaged network on `examples`, the instance map of each, and the classes of its ids."""
     opinions = predict(run.program.model, state.ema, [e.image for e in examples])
     averaged = run.program.rule.averaged
     found = [label_instances(o, foreground(o, averaged), run.instances) for o in opinions]
     maps, classes = [f[0] for f in found], [f[1] for f in found]
-    return score_instances(examples, maps, classes, run.program.model.classes), maps
+    return score_instances(examples, maps, classes, run.program.model.classes), maps, classes
 
 
 def evaluate_masks(run: Run, state: TrainState) -> dict[str, float] | None:
@@ -56,7 +58,7 @@ def finish(
     """
     config, splits = run.config, run.splits
     pictures: dict[str, bytes] = {}
-    scores, maps = evaluate(run, state, splits.test)
+    scores, maps, classes = evaluate(run, state, splits.test)
     masks = evaluate_masks(run, state)
     current, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
     grown = []
@@ -66,10 +68,13 @@ def finish(
     if _grows(run):  # also where the truth is unknown
         outputs.write_maps(path / "evolved", {f"{e.name}_masks": (c, e.pixel_size) for e, c, _ in grown})
         outputs.write_maps(path / "evolved", {f"{e.name}_age": (a, e.pixel_size) for e, _, a in grown})
+        outputs.write_classes(path / "evolved", {e.name: e.classes for e, *_ in grown}, config.data.class_names)
         pictures |= outputs.growth_figures(grown)
     outputs.write_maps(
         path / "predictions", {e.name: (m, e.pixel_size) for e, m in zip(splits.test, maps, strict=True)}
     )
+    found = {e.name: c for e, c in zip(splits.test, classes, strict=True)}
+    outputs.write_classes(path / "predictions", found, config.data.class_names)
     pictures |= outputs.prediction_figures(splits.test, maps)
     circumference, agreement = outputs.circumferences(splits.test, maps)
     pictures |= agreement

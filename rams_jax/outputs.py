@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import json
 import os
@@ -105,6 +106,23 @@ def write_maps(folder: pathlib.Path, maps: Mapping[str, tuple[np.ndarray, float]
         path = folder / f"{name}.tif"
         path.unlink(missing_ok=True)
         write_instances(path, values, pixel_size)
+
+
+def write_classes(folder: pathlib.Path, classes: Mapping[str, np.ndarray], class_names: Sequence[str]) -> None:
+    """Writes what class each object of the maps in a folder is of, as `folder/classes.csv`, in the folder format.
+
+    Args:
+      folder: that holds the maps.
+      classes: by name of the image, int[J + 1], the class (1..K) of each id; 0 for ids that do not occur.
+      class_names: of the classes; of one class there is nothing to say, and nothing is written.
+    """
+    if len(class_names) < 2:
+        return
+    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("name", "id", "class"))
+        for name, of_ids in classes.items():
+            table.writerows((name, i, class_names[of_ids[i] - 1]) for i in np.flatnonzero(of_ids).tolist())
 
 
 def growth_figures(grown: Sequence[tuple[Example, np.ndarray, np.ndarray]]) -> dict[str, bytes]:

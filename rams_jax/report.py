@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -148,6 +149,7 @@ def render(config: dict, summary: dict, rows: list[dict], figures: dict[str, byt
         "<h2>Scores on the test images</h2>",
         "<p>Measured on images that training never saw. 1 is perfect and 0 is worst, unless a line says otherwise.</p>",
         _scores(SCORES, summary["test"], "Score"),
+        _by_class(config["data"]["class_names"], summary["test"]),
         _agreement(summary.get("circumference")),
         _images(chosen.get("agreement", []), figures, "Agreement"),
         _images(chosen.get("prediction", []), figures, "Predictions"),
@@ -226,6 +228,24 @@ def _scores(meanings: tuple[tuple[str, str, str], ...], values: dict, heading: s
     return (
         f'<table class="scores"><thead><tr><th scope="col">{heading}</th><th scope="col" class="number">Value</th>'
         f'<th scope="col">What it says</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    )
+
+
+def _by_class(names: Sequence[str], values: dict) -> str:
+    """The same scores of each class, where there are several; the scores above are their means."""
+    if len(names) < 2:
+        return ""
+    head = "".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in names)
+    lines = []
+    for key, name, _ in SCORES:
+        found = [values.get(f"{key}_{k}") for k in range(1, len(names) + 1)]
+        texts = [share(v, 2) + " px" if key == PIXELS else share(v) for v in found]
+        cells = "".join(f'<td class="number">{text}</td>' for text in texts)
+        lines.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+    return (
+        "<h3>By class</h3><p>A score above is the mean of those of the classes that occur.</p>"
+        f'<div class="scroll"><table><thead><tr><th scope="col">Score</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

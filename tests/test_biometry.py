@@ -130,8 +130,10 @@ def test_a_run_reports_the_circumference_where_it_was_measured():
         "test": {"dice": 0.9},
         "circumference": found,
     }
-    page = report.render({}, summary, [], pictures)
+    page = report.render({"data": {"class_names": ("head",)}}, summary, [], pictures)
     assert "on 1 of 2 images" in page
     assert re.search(rf"Bias</th><td class=\"number\">{found['bias']:.2f} mm", page)
     assert page.count("data:image/png") == 1 and "predicted and measured circumference" in page
-    assert "Circumference" not in report.render({}, summary | {"circumference": None}, [], {})
+    assert "Circumference" not in report.render(
+        {"data": {"class_names": ("head",)}}, summary | {"circumference": None}, [], {}
+    )

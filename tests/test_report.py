@@ -38,7 +38,7 @@ SUMMARY = {
     "versions": {"jax": "0.10.2", "python": "3.11.7"},
     "warnings": [],
 }
-CONFIG = {"method": "rams", "train": {"steps": 600}}
+CONFIG = {"method": "rams", "data": {"class_names": ("nucleus",)}, "train": {"steps": 600}}
 ROWS = [{"step": 10 * i, "loss": 1.0} for i in range(60)] + [
     {"step": 100 * i, "val_dice": 0.1 + 0.01 * i, "masks_recall": 0.5} for i in range(30)
 ]
@@ -167,7 +167,7 @@ def test_everything_is_escaped(place):
     summary, config, pictures = dict(SUMMARY), CONFIG, FIGURES
     match place:
         case "config":
-            config = {"data": {"folder": evil}}
+            config = {"data": {"class_names": ("nucleus",), "folder": evil}}
         case "figure":
             pictures = {f"growth_{evil}.png": PNG}
         case "warnings":
@@ -199,6 +199,18 @@ def test_missing_values_are_dashes():
     assert "nan" not in Page(html).text and "None" not in Page(html).text
 
 
+def test_scores_of_several_classes_stand_side_by_side():
+    names = ("bubble", "<ice>")
+    test = SUMMARY["test"] | {"dice_1": 0.91251, "dice_2": 0.5, "aji_1": 0.25, "object_hausdorff_2": 4.567}
+    html = render({"data": {"class_names": names}}, SUMMARY | {"test": test}, [], {})
+    table = html[html.index("By class") :]
+    assert re.findall(r'<th scope="col" class="number">(.*?)</th>', table)[:2] == ["bubble", "&lt;ice&gt;"]
+    assert table_cells(table, "Dice") == ["0.913", "0.500"] and table_cells(table, "AJI") == ["0.250", "–"]
+    assert table_cells(table, "Object Hausdorff") == ["– px", "4.57 px"]
+    assert table_cells(html[html.index("<h2>Scores on") :], "Dice")[0] == "0.923"  # the mean stays the first
+    assert "By class" not in render(CONFIG, SUMMARY, [], {})
+
+
 def test_warnings_are_shown_only_when_there_are_any():
     assert "Warnings" not in Page(render(CONFIG, SUMMARY, ROWS, {})).text
     page = Page(render(CONFIG, SUMMARY | {"warnings": ["12 instances stalled", "3 overshot"]}, ROWS, {}))
@@ -217,7 +229,7 @@ def test_scores_over_time_are_few_lines_and_keep_the_last():
 
 
 def test_settings_can_be_read_back():
-    html = render({"train": {"steps": 600, "note": "a & b <c> é"}}, SUMMARY, ROWS, {})
+    html = render(CONFIG | {"train": {"steps": 600, "note": "a & b <c> é"}}, SUMMARY, ROWS, {})
     page = Page(html)
     assert page.named("details")
     text = "".join(page.words)
