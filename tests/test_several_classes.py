@@ -8,7 +8,6 @@ import pytest
 import synthetic
 import tifffile
 
-
 pytestmark = pytest.mark.xdist_group("several_classes")
 
 
