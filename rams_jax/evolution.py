@@ -3,11 +3,15 @@
 Approximation tasks and their recursion are those of Ke et al., arXiv 2005.13053. The score, the coverage levels, the
 contest and the brakes are ours. All functions take one image, work in jit, and are mapped over images with `vmap`.
 
-Scores are compared as logarithms: `log g = (1 - alpha) log p + alpha min(0, log q - log m_j)`.
+The score of a pixel as a member of object j is `g = p^(1 - alpha) min(1, q / m_j)^alpha / r_j^size_prior`, compared as
+logarithms. `m_j` is the mean of q over A_j; `r_j` compares the area that the first two factors alone would give the
+object with the one that its mark foretells, so an object that runs out of its bounds needs better pixels than one that
+lags behind.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import jax
@@ -22,8 +26,8 @@ _SMALLEST = 1e-6
 
 
 def _neighbours(x: Array) -> list[Array]:
-    """The four 4-neighbours of every pixel; 0 beyond the border."""
-    padded = jnp.pad(x, 1)
+    """The four 4-neighbours of every pixel of [H, W, ...]; 0 beyond the border."""
+    padded = jnp.pad(x, ((1, 1), (1, 1), *[(0, 0)] * (x.ndim - 2)))
     return [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
 
 
@@ -47,7 +51,7 @@ def instance_means(values: Array, labels: Array, count: int) -> Array:
 
 
 class _Field:
-    """What decides whether a pixel may join: log p, log q, and the places where nothing may grow."""
+    """What decides whether a pixel may join: log p, log q, what holds for each object, and where nothing may grow."""
 
     def __init__(self, predictions: Predictions, note: Annotation, settings: EvolutionSettings):
         p, q, s = predictions.segmentation, predictions.approximation, predictions.auxiliary
@@ -57,32 +61,45 @@ class _Field:
         closing = s[..., jnp.array(settings.closing, int)]
         self.open = note.inside & (closing < settings.tau_auxiliary).all(-1)
         self.classes = note.classes
-        pixel_class = note.classes[note.current]
-        means = instance_means(_of_class(q, pixel_class), note.current, note.classes.shape[0])
-        self.log_mean = jnp.log(jnp.maximum(means, _SMALLEST))
+        means = instance_means(_of_class(q, note.classes[note.current]), note.current, note.classes.shape[0])
+        means = jnp.log(jnp.maximum(means, _SMALLEST))
+        # log m_j, and the logarithm of what the score is divided by: float32[J + 1, 2]
+        self.members = jnp.stack([means, jnp.zeros_like(means)], axis=-1)
 
-    def score(self, classes: Array, log_mean: Array) -> tuple[Array, Array]:
-        """`(log g, log q - log m)` of each pixel as a member of an instance of this class and mean."""
-        ratio = _of_class(self.log_q, classes) - log_mean
-        return (1 - self.alpha) * _of_class(self.log_p, classes) + self.alpha * jnp.minimum(0.0, ratio), ratio
+    def divided(self, divisors: Array) -> _Field:
+        """The same with scores divided by `divisors[j]`, float32[J + 1]."""
+        other = copy.copy(self)
+        other.members = self.members.at[:, 1].set(jnp.log(divisors))
+        return other
+
+    def score(self, classes: Array, members: Array) -> tuple[Array, Array]:
+        """`(log g, log q - log m)` of each pixel as a member of an instance of this class; `members` as above."""
+        ratio = _of_class(self.log_q, classes) - members[..., 0]
+        log_g = (1 - self.alpha) * _of_class(self.log_p, classes) + self.alpha * jnp.minimum(0.0, ratio)
+        return log_g - members[..., 1], ratio
+
+    def of_owners(self, labels: Array) -> Array:
+        """log g of each pixel as a member of the object that int[H, W] says."""
+        return self.score(self.classes[labels], self.members[labels])[0]
 
 
 def _spread(field: _Field, log_tau: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """One 4-neighbour step of all regions at once; `state` is label, class and log m of the owner of each pixel."""
-    labels, classes, log_mean = state
+    """One 4-neighbour step of all regions at once; `state` is label, class and members of the owner of each pixel."""
+    labels, classes, members = state
     won = jnp.zeros_like(labels)
     best = jnp.full(labels.shape, -jnp.inf)
-    won_class, won_mean = classes, log_mean
-    for label, klass, mean in zip(*(_neighbours(x) for x in state), strict=True):
-        log_g, ratio = field.score(klass, mean)
+    won_class, won_members = classes, members
+    for label, klass, member in zip(*(_neighbours(x) for x in state), strict=True):
+        log_g, ratio = field.score(klass, member)
         may = (label > 0) & (log_g >= _of_class(log_tau[None, None, :], klass))
         better = may & ((ratio > best) | ((ratio == best) & (label < won)))
         won = jnp.where(better, label, won)
         best = jnp.where(better, ratio, best)
         won_class = jnp.where(better, klass, won_class)
-        won_mean = jnp.where(better, mean, won_mean)
+        won_members = jnp.where(better[..., None], member, won_members)
     joins = (labels == 0) & field.open & (won > 0)
-    return jnp.where(joins, won, labels), jnp.where(joins, won_class, classes), jnp.where(joins, won_mean, log_mean)
+    members = jnp.where(joins[..., None], won_members, members)
+    return jnp.where(joins, won, labels), jnp.where(joins, won_class, classes), members
 
 
 def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
@@ -101,7 +118,7 @@ def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
       int32[H, W].
     """
     log_tau = jnp.log(tau)
-    state = (labels, field.classes[labels], field.log_mean[labels])
+    state = (labels, field.classes[labels], field.members[labels])
     step = functools.partial(_spread, field, log_tau)
     if steps is not None:
         return jax.lax.fori_loop(0, steps, lambda _, x: step(x), state)[0]
@@ -126,8 +143,7 @@ def heal(field: _Field, current: Array, partial: Array, tau: Array) -> Array:
       int32[H, W] between P and A_t.
     """
     classes = field.classes[current]
-    log_g, _ = field.score(classes, field.log_mean[current])
-    stays = (current > 0) & field.open & (log_g >= _of_class(jnp.log(tau)[None, None, :], classes))
+    stays = (current > 0) & field.open & (field.of_owners(current) >= _of_class(jnp.log(tau)[None, None, :], classes))
 
     def moved(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         labels, _ = carry
@@ -207,7 +223,7 @@ def _histogram(score: Array, classes: Array, where: Array, count: int) -> Array:
 def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
     """The best-scoring part of Y with area `kappa * area(Y)`, marks included."""
     classes = note.classes[note.full]
-    score = jnp.exp(field.score(classes, field.log_mean[note.full])[0])
+    score = jnp.exp(field.of_owners(note.full))
     free = (note.full > 0) & (note.partial == 0)
     count = kappa.shape[0]
     histogram = _histogram(score, classes, free, count)
@@ -216,6 +232,15 @@ def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
     tau = jax.vmap(threshold)(histogram, target)
     joins = free & ((score >= _of_class(tau[None, None, :], classes)) | (_of_class(kappa[None, None, :], classes) >= 1))
     return jnp.where(joins, note.full, note.partial)
+
+
+def _excess(field: _Field, territory: Array, note: Annotation, level: Level) -> Array:
+    """float32[J + 1]: area that each object would have at this threshold, over `|P_j| kappa / rho`; 1 for empty ids."""
+    tau = _of_class(jnp.log(level.tau)[None, None, :], note.classes[territory])
+    reached = jnp.where((field.of_owners(territory) >= tau) | (note.partial > 0), territory, 0)
+    growth = jnp.concatenate([jnp.ones(1), level.kappa / level.rho])[note.classes]
+    foretold = sizes(note.partial, note.classes.shape[0]) * growth
+    return jnp.where(foretold > 0, sizes(reached, note.classes.shape[0]) / jnp.maximum(foretold, 1.0), 1.0)
 
 
 def evolve(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -232,10 +257,13 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     """
     count, instances = level.tau.shape[0], note.classes.shape[0]
     field = _Field(predictions, note, settings)
+    # Everything that could be reached at all: the histogram says where the next threshold lies.
+    territory = grow(field, note.partial, jnp.full(count, settings.tau_min), None)
+    field = field.divided(_excess(field, territory, note, level) ** settings.size_prior)
+
     old = note.current
     start = old if settings.monotone else heal(field, old, note.partial, level.tau)
     new = grow(field, start, level.tau, settings.reach)
-
     before, after = sizes(old, instances), sizes(new, instances)
     largest = jnp.concatenate([jnp.full(1, jnp.inf), level.largest])[note.classes]
     # What a disc of this area becomes when it grows by `reach` on all sides is no leak yet.
@@ -249,10 +277,8 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     new = jnp.where((new == 0) & keeps[old], old, new)
     new = jnp.where(note.strong, _strong_level(field, note, level.kappa), new)
 
-    # Everything that could be reached at all: the histogram says where the next threshold lies.
-    territory = grow(field, note.partial, jnp.full(count, settings.tau_min), None)
     classes = note.classes[territory]
-    score = jnp.exp(field.score(classes, field.log_mean[territory])[0])
+    score = jnp.exp(field.of_owners(territory))
     histogram = _histogram(score, classes, (territory > 0) & (note.partial == 0), count)
 
     def areas(labels: Array) -> Array:

@@ -189,6 +189,7 @@ class EvolutionSettings:
     coverage: float  # kappa at the end: 1 = the masks hold as much area as the objects
     prior_objects: float  # how many outlined objects the segmentation's estimate of rho is worth
     alpha: float  # weight of q against p in the score
+    size_prior: float  # how strongly an object is held to the area that its mark foretells; 0 = not at all
     tau_min: float  # no pixel joins below this score
     tau_auxiliary: float  # nor above this probability in a closing auxiliary channel
     reach: int  # 4-neighbour steps a region may grow in one update

@@ -20,6 +20,7 @@ SETTINGS = EvolutionSettings(
     coverage=1.0,
     prior_objects=15.0,
     alpha=0.5,
+    size_prior=0.0,
     tau_min=0.3,
     tau_auxiliary=0.6,
     reach=2,
@@ -29,7 +30,7 @@ SETTINGS = EvolutionSettings(
     leak_factor=1e6,
     closing=(),
 )
-NUMBERS = ("alpha", "tau_min", "tau_auxiliary", "reach", "stop_growth", "max_area_factor", "leak_factor")
+NUMBERS = ("alpha", "size_prior", "tau_min", "tau_auxiliary", "reach", "stop_growth", "max_area_factor", "leak_factor")
 
 
 @functools.partial(jax.jit, static_argnames="monotone")
@@ -39,8 +40,7 @@ def _evolve(case, strong, numbers, monotone):
 
     def one(case, strong):
         note = Annotation(case.inside, case.full, case.partial, case.current, case.classes, strong)
-        rho = jnp.full_like(case.kappa, 0.25)  # only kappa and tau say how far masks may grow
-        level = Level(jnp.float32(0), rho, case.kappa, case.tau, case.largest)
+        level = Level(jnp.float32(0), case.rho, case.kappa, case.tau, case.largest)
         return evolution.evolve(Predictions(case.p, case.q, case.s), note, level, settings)
 
     return jax.vmap(one)(case, strong)
@@ -102,6 +102,7 @@ def random_case(seed, classes=1, auxiliary=1, shape=(18, 22), instances=6, separ
         current=current,
         classes=of_ids,
         tau=rng.uniform(0.45, 0.7, classes),
+        rho=np.linspace(0.05, 0.08, classes),  # so that sizes differ both ways from what marks foretell
         kappa=np.full(classes, 0.5),
         largest=rng.uniform(15, 25, classes),
     )
@@ -128,6 +129,7 @@ def case_of(labels, q=0.5, p=1.0, inside=True, current=None, tau=0.5, largest=10
         current=labels if current is None else np.asarray(current),
         classes=np.array([0, 1, 1, 1]),
         tau=np.array([tau]),
+        rho=np.array([0.25]),
         kappa=np.array([kappa]),
         largest=np.array([largest]),
     )

@@ -22,6 +22,7 @@ class Case:
     current: np.ndarray  # int[H, W]
     classes: np.ndarray  # int[J + 1]
     tau: np.ndarray  # float[K]
+    rho: np.ndarray  # float[K]
     kappa: np.ndarray  # float[K]
     largest: np.ndarray  # float[K]
 
@@ -54,11 +55,20 @@ class Opinion:
 
     def __init__(self, case, settings):
         self.case, self.settings = case, settings
-        self.mean = {}
+        self.mean, self.excess = {}, None
         for j in range(1, len(case.classes)):
             members = pixels(case.current == j)
             if members:
                 self.mean[j] = sum(float(case.q[u][case.classes[j] - 1]) for u in members) / len(members)
+
+    def weigh(self, territory):
+        """From now on scores depend on how the area at this threshold compares with what the mark foretells."""
+        excess = {}
+        for j in self.mean:
+            k = self.case.classes[j] - 1
+            members = [u for u in pixels(territory == j) if self.case.partial[u] or self.score(u, j) >= self.case.tau[k]]
+            excess[j] = len(members) / ((self.case.partial == j).sum() * self.case.kappa[k] / self.case.rho[k])
+        self.excess = excess
 
     def relative(self, u, j):
         return float(self.case.q[u][self.case.classes[j] - 1]) / self.mean[j]
@@ -66,7 +76,8 @@ class Opinion:
     def score(self, u, j):
         alpha = self.settings.alpha
         p = float(self.case.p[u][self.case.classes[j] - 1])
-        return p ** (1 - alpha) * min(1.0, self.relative(u, j)) ** alpha
+        score = p ** (1 - alpha) * min(1.0, self.relative(u, j)) ** alpha
+        return score / self.excess[j] ** self.settings.size_prior if self.excess else score
 
     def open(self, u):
         if not self.case.inside[u]:
@@ -113,6 +124,9 @@ def heal(opinion, current, partial, tau):
 def evolve(case, settings):
     """Update E for one weak image."""
     opinion = Opinion(case, settings)
+    count = len(case.tau)
+    territory, _ = grow(opinion, case.partial, np.full(count, settings.tau_min), None)
+    opinion.weigh(territory)
     old, largest = case.current, case.largest
     start = old if settings.monotone else heal(opinion, old, case.partial, case.tau)
     new, contested = grow(opinion, start, case.tau, settings.reach)
@@ -134,12 +148,10 @@ def evolve(case, settings):
     for u in pixels(result == 0):
         if old[u] in held | rested:
             result[u] = old[u]
-    count = len(case.tau)
-    territory, _ = grow(opinion, case.partial, np.full(count, settings.tau_min), None)
     reachable = [[] for _ in range(count)]
     for u in pixels((territory > 0) & (case.partial == 0)):
         j = int(territory[u])
-        reachable[case.classes[j] - 1].append(opinion.score(u, j))
+        reachable[case.classes[j] - 1].append(min(opinion.score(u, j), 1.0))
     likely = [0] * count
     for u in pixels(territory > 0):
         k = case.classes[territory[u]] - 1

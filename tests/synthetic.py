@@ -42,6 +42,7 @@ EVOLUTION = EvolutionSettings(
     coverage=1.0,
     prior_objects=15.0,
     alpha=0.5,
+    size_prior=0.5,
     tau_min=0.3,
     tau_auxiliary=0.5,
     reach=2,

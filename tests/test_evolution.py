@@ -22,7 +22,7 @@ SEEDS = range(8)
     [(1, 0, False), (1, 0, True), (1, 1, False), (2, 0, True), (2, 1, False), (2, 1, True)],
 )
 def test_agrees_with_the_slow_reference(classes, auxiliary, monotone):
-    settings = dataclasses.replace(BRAKED, monotone=monotone)
+    settings = dataclasses.replace(BRAKED, monotone=monotone, size_prior=0.3, leak_factor=0.4)
     cases = [random_case(seed, classes, auxiliary) for seed in SEEDS]
     update = fast(cases, settings)
     seen = {"held": 0, "leaked": 0, "unlikely": 0, "rested": 0, "healed": 0, "contested": 0, "grown": 0}

@@ -40,6 +40,7 @@ def discs(seed, chance, blur, radius=9, side=72):
         current=marks,
         classes=np.array([0, *[1] * 9, 1]),
         tau=np.array([evolution.CLOSED]),
+        rho=np.array([0.25]),
         kappa=np.array([0.0]),
         largest=np.array([np.bincount(truth.ravel())[1:].max()], float),
     )
@@ -47,7 +48,7 @@ def discs(seed, chance, blur, radius=9, side=72):
 
 
 DEFAULTS = dataclasses.replace(
-    SETTINGS, reach=3, tau_min=0.1, stop_growth=0.02, max_area_factor=3.0, leak_factor=2.0, tau_auxiliary=0.5
+    SETTINGS, size_prior=0.5, reach=3, tau_min=0.1, stop_growth=0.02, max_area_factor=3.0, leak_factor=2.0, tau_auxiliary=0.5
 )
 
 
@@ -59,7 +60,8 @@ def run_schedule(cases, rho, kappas, settings):
         tau = evolution.coverage_threshold(
             jnp.asarray(tally, jnp.float32), jnp.array([kappa]), jnp.array([rho]), settings.tau_min
         )
-        cases = [dataclasses.replace(case, tau=np.asarray(tau, float), kappa=np.array([kappa])) for case in cases]
+        level = dict(tau=np.asarray(tau, float), kappa=np.array([kappa]), rho=np.array([rho]))
+        cases = [dataclasses.replace(case, **level) for case in cases]
         update = fast(cases, settings)
         tally = update.tally.sum(0)
         cases = [dataclasses.replace(case, current=a) for case, a in zip(cases, update.current, strict=True)]
@@ -77,13 +79,15 @@ def test_masks_follow_the_coverage_and_neither_stall_nor_overshoot(chance, monot
     rho = sum((case.partial > 0).sum() for case in cases) / area
     ramp = [*np.linspace(rho, 0.6, 8), *[0.6] * 4, *np.linspace(0.6, 1.0, 8), *[1.0] * 4, *[1.0] * 20]
     history = run_schedule(cases, rho, ramp, settings)
-    # kappa = 0.6 is what the masks hold when the ramp has waited there.
-    assert abs((history[11] > 0).sum() / area - 0.6) < 0.03
+    # kappa = 0.6 is what the masks hold when the ramp has waited there; monotone ones cannot give back what was too much.
+    assert abs((history[11] > 0).sum() / area - 0.6) < (0.06 if monotone else 0.03)
     for masks in (history[23], history[43]):  # at kappa = 1, and long after: no drift over the boundary
         hit = ((masks == truth) & (masks > 0)).sum()
         assert hit / (masks > 0).sum() > 0.95
         assert hit / area > 0.93
         assert abs((masks > 0).sum() / area - 1.0) < 0.04
+    moved = [(a != b).sum() / area for a, b in zip(history[-6:-1], history[-5:], strict=True)]
+    assert max(moved) < 0.005  # and they come to rest
     sizes = [(masks > 0).sum() / area for masks in history]
     assert max(sizes) < 1.04
 
