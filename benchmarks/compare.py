@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import queue
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,13 +24,21 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("full", "rams", "strong", "multitask", "pseudo", "ignore", "naive")
+# Experiments with other settings, beside the files in configs/.
+VARIANTS = {
+    "histology_alone": ("histology", "--config.data.auxiliary=('interior',)"),  # without the task of separation
+    "ultrasound_8": ("ultrasound", "--config.data.strong=8"),
+}
 MEASURES = {"dice": "Dice", "aji": "AJI", "pq": "PQ", "ap50": "AP50"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", nargs="+", default=["microscopy"], help="experiments, as the files in configs/ are called"
+        "--data",
+        nargs="+",
+        default=["microscopy"],
+        help=f"experiments, as the files in configs/ are called, or {', '.join(VARIANTS)}",
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -67,8 +76,9 @@ def run_cell(data: str, method: str, seed: int, runs: pathlib.Path, cores: Seque
     path = RESULTS / data / f"{method}-seed{seed}.json"
     if path.exists():
         return
-    options = [f"--config=configs/{data}.py", f"--config.method={method}", f"--config.seed={seed}"]
-    cell = {"command": " ".join(["python launch/main.py", *options])}
+    experiment, *settings = VARIANTS.get(data, (data,))
+    options = [f"--config=configs/{experiment}.py", *settings, f"--config.method={method}", f"--config.seed={seed}"]
+    cell = {"command": shlex.join(["python", "launch/main.py", *options])}
     workdir = runs / f"{data}-{method}-seed{seed}"
     if not (workdir / "summary.json").exists():
         command = [sys.executable, "launch/main.py", *options, f"--workdir={workdir}"]
