@@ -26,8 +26,8 @@ _SMALLEST = 1e-6
 
 
 def _neighbours(x: Array) -> list[Array]:
-    """The four 4-neighbours of every pixel of [H, W, ...]; 0 beyond the border."""
-    padded = jnp.pad(x, ((1, 1), (1, 1), *[(0, 0)] * (x.ndim - 2)))
+    """The four 4-neighbours of every pixel; 0 beyond the border."""
+    padded = jnp.pad(x, 1)
     return [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
 
 
@@ -62,44 +62,44 @@ class _Field:
         self.open = note.inside & (closing < settings.tau_auxiliary).all(-1)
         self.classes = note.classes
         means = instance_means(_of_class(q, note.classes[note.current]), note.current, note.classes.shape[0])
-        means = jnp.log(jnp.maximum(means, _SMALLEST))
-        # log m_j, and the logarithm of what the score is divided by: float32[J + 1, 2]
-        self.members = jnp.stack([means, jnp.zeros_like(means)], axis=-1)
+        self.log_mean = jnp.log(jnp.maximum(means, _SMALLEST))
+        self.log_divisor = jnp.zeros_like(means)
 
     def divided(self, divisors: Array) -> _Field:
         """The same with scores divided by `divisors[j]`, float32[J + 1]."""
         other = copy.copy(self)
-        other.members = self.members.at[:, 1].set(jnp.log(divisors))
+        other.log_divisor = jnp.log(divisors)
         return other
 
-    def score(self, classes: Array, members: Array) -> tuple[Array, Array]:
-        """`(log g, log q - log m)` of each pixel as a member of an instance of this class; `members` as above."""
-        ratio = _of_class(self.log_q, classes) - members[..., 0]
+    def score(self, classes: Array, log_mean: Array, log_divisor: Array) -> tuple[Array, Array]:
+        """`(log g, log q - log m)` of each pixel as a member of an instance with these constants."""
+        ratio = _of_class(self.log_q, classes) - log_mean
         log_g = (1 - self.alpha) * _of_class(self.log_p, classes) + self.alpha * jnp.minimum(0.0, ratio)
-        return log_g - members[..., 1], ratio
+        return log_g - log_divisor, ratio
+
+    def owners(self, labels: Array) -> tuple[Array, Array, Array]:
+        """Class, log m and log divisor of the object that each pixel of int[H, W] belongs to."""
+        return self.classes[labels], self.log_mean[labels], self.log_divisor[labels]
 
     def of_owners(self, labels: Array) -> Array:
         """log g of each pixel as a member of the object that int[H, W] says."""
-        return self.score(self.classes[labels], self.members[labels])[0]
+        return self.score(*self.owners(labels))[0]
 
 
-def _spread(field: _Field, log_tau: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """One 4-neighbour step of all regions at once; `state` is label, class and members of the owner of each pixel."""
-    labels, classes, members = state
-    won = jnp.zeros_like(labels)
+def _spread(field: _Field, log_tau: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+    """One 4-neighbour step of all regions at once; `state` is the label of each pixel's owner and its constants."""
+    labels = state[0]
     best = jnp.full(labels.shape, -jnp.inf)
-    won_class, won_members = classes, members
-    for label, klass, member in zip(*(_neighbours(x) for x in state), strict=True):
-        log_g, ratio = field.score(klass, member)
+    won = (jnp.zeros_like(labels), *state[1:])
+    for neighbour in zip(*(_neighbours(x) for x in state), strict=True):
+        label, klass = neighbour[:2]
+        log_g, ratio = field.score(*neighbour[1:])
         may = (label > 0) & (log_g >= _of_class(log_tau[None, None, :], klass))
-        better = may & ((ratio > best) | ((ratio == best) & (label < won)))
-        won = jnp.where(better, label, won)
+        better = may & ((ratio > best) | ((ratio == best) & (label < won[0])))
         best = jnp.where(better, ratio, best)
-        won_class = jnp.where(better, klass, won_class)
-        won_members = jnp.where(better[..., None], member, won_members)
-    joins = (labels == 0) & field.open & (won > 0)
-    members = jnp.where(joins[..., None], won_members, members)
-    return jnp.where(joins, won, labels), jnp.where(joins, won_class, classes), members
+        won = tuple(jnp.where(better, new, old) for new, old in zip(neighbour, won, strict=True))
+    joins = (labels == 0) & field.open & (won[0] > 0)
+    return tuple(jnp.where(joins, new, old) for new, old in zip(won, state, strict=True))
 
 
 def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
@@ -118,12 +118,12 @@ def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
       int32[H, W].
     """
     log_tau = jnp.log(tau)
-    state = (labels, field.classes[labels], field.members[labels])
+    state: tuple[Array, ...] = (labels, *field.owners(labels))
     step = functools.partial(_spread, field, log_tau)
     if steps is not None:
         return jax.lax.fori_loop(0, steps, lambda _, x: step(x), state)[0]
 
-    def moved(carry: tuple[tuple[Array, Array, Array], Array]) -> tuple[tuple[Array, Array, Array], Array]:
+    def moved(carry: tuple[tuple[Array, ...], Array]) -> tuple[tuple[Array, ...], Array]:
         new = step(carry[0])
         return new, jnp.any(new[0] != carry[0][0])
 

@@ -66,7 +66,9 @@ class Opinion:
         excess = {}
         for j in self.mean:
             k = self.case.classes[j] - 1
-            members = [u for u in pixels(territory == j) if self.case.partial[u] or self.score(u, j) >= self.case.tau[k]]
+            members = [
+                u for u in pixels(territory == j) if self.case.partial[u] or self.score(u, j) >= self.case.tau[k]
+            ]
             excess[j] = len(members) / ((self.case.partial == j).sum() * self.case.kappa[k] / self.case.rho[k])
         self.excess = excess
 

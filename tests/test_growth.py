@@ -48,7 +48,14 @@ def discs(seed, chance, blur, radius=9, side=72):
 
 
 DEFAULTS = dataclasses.replace(
-    SETTINGS, size_prior=0.5, reach=3, tau_min=0.1, stop_growth=0.02, max_area_factor=3.0, leak_factor=2.0, tau_auxiliary=0.5
+    SETTINGS,
+    size_prior=0.5,
+    reach=3,
+    tau_min=0.1,
+    stop_growth=0.02,
+    max_area_factor=3.0,
+    leak_factor=2.0,
+    tau_auxiliary=0.5,
 )
 
 
@@ -79,7 +86,7 @@ def test_masks_follow_the_coverage_and_neither_stall_nor_overshoot(chance, monot
     rho = sum((case.partial > 0).sum() for case in cases) / area
     ramp = [*np.linspace(rho, 0.6, 8), *[0.6] * 4, *np.linspace(0.6, 1.0, 8), *[1.0] * 4, *[1.0] * 20]
     history = run_schedule(cases, rho, ramp, settings)
-    # kappa = 0.6 is what the masks hold when the ramp has waited there; monotone ones cannot give back what was too much.
+    # kappa = 0.6 is what the masks hold when the ramp has waited there; monotone ones cannot give back the surplus.
     assert abs((history[11] > 0).sum() / area - 0.6) < (0.06 if monotone else 0.03)
     for masks in (history[23], history[43]):  # at kappa = 1, and long after: no drift over the boundary
         hit = ((masks == truth) & (masks > 0)).sum()
