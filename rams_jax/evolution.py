@@ -3,10 +3,9 @@
 Approximation tasks and their recursion are those of Ke et al., arXiv 2005.13053. The score, the coverage levels, the
 contest and the brakes are ours. All functions take one image, work in jit, and are mapped over images with `vmap`.
 
-The score of a pixel as a member of object j is `g = p^(1 - alpha) min(1, q / m_j)^alpha / r_j^size_prior`, compared as
-logarithms. `m_j` is the mean of q over A_j; `r_j` compares the area that the first two factors alone would give the
-object with the one that its mark foretells, so an object that runs out of its bounds needs better pixels than one that
-lags behind.
+The score of a pixel as a member of object j is `g = p^(1 - alpha) min(1, q / m_j)^alpha`, compared as logarithms; `m_j`
+is the mean of q over A_j. The mark of an object foretells its area, so an object that runs ahead of that asks for a
+higher score than the others, and one that lags behind for a lower one (`_own_thresholds`).
 """
 
 from __future__ import annotations
@@ -234,13 +233,30 @@ def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
     return jnp.where(joins, note.full, note.partial)
 
 
-def _excess(field: _Field, territory: Array, note: Annotation, level: Level) -> Array:
-    """float32[J + 1]: area that each object would have at this threshold, over `|P_j| kappa / rho`; 1 for empty ids."""
-    tau = _of_class(jnp.log(level.tau)[None, None, :], note.classes[territory])
-    reached = jnp.where((field.of_owners(territory) >= tau) | (note.partial > 0), territory, 0)
+def _own_thresholds(
+    field: _Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings
+) -> Array:
+    """float32[J + 1]: the score that each object asks for, `tau (|A_j| / E_j)^size_prior`.
+
+    `|A_j|` is its area at that very score and `E_j = |P_j| kappa / rho` the area that its mark foretells. The area
+    falls as the score rises, so there is one solution; it is found among the edges of the bins.
+    """
+    instances = note.classes.shape[0]
+    marks = sizes(note.partial, instances)
     growth = jnp.concatenate([jnp.ones(1), level.kappa / level.rho])[note.classes]
-    foretold = sizes(note.partial, note.classes.shape[0]) * growth
-    return jnp.where(foretold > 0, sizes(reached, note.classes.shape[0]) / jnp.maximum(foretold, 1.0), 1.0)
+    score = jnp.exp(field.of_owners(territory))
+    free = (territory > 0) & (note.partial == 0)
+    row = jnp.where(free, territory, instances)  # an index beyond the end is dropped
+    column = jnp.clip((score * BINS).astype(jnp.int32), 0, BINS - 1)
+    histogram = jnp.zeros((instances, BINS)).at[row.reshape(-1), column.reshape(-1)].add(1.0, mode="drop")
+    area = marks[:, None] + jnp.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]
+    tau = jnp.concatenate([jnp.ones(1), level.tau])[note.classes]
+    foretold = jnp.maximum(marks * growth, 1.0)
+    asked = tau[:, None] * (area / foretold[:, None]) ** settings.size_prior
+    edges = jnp.arange(BINS) / BINS
+    own = jnp.maximum(jnp.sum(edges < asked, axis=1) / BINS, settings.tau_min)
+    # Within a bin of the common score it is that score; where nothing may grow, nothing does.
+    return jnp.where((jnp.abs(own - tau) <= 1 / BINS) | (tau > 1), tau, own)
 
 
 def evolve(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -259,7 +275,8 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     field = _Field(predictions, note, settings)
     # Everything that could be reached at all: the histogram says where the next threshold lies.
     territory = grow(field, note.partial, jnp.full(count, settings.tau_min), None)
-    field = field.divided(_excess(field, territory, note, level) ** settings.size_prior)
+    tau = jnp.concatenate([jnp.ones(1), level.tau])[note.classes]
+    field = field.divided(_own_thresholds(field, territory, note, level, settings) / tau)
 
     old = note.current
     start = old if settings.monotone else heal(field, old, note.partial, level.tau)

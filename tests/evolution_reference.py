@@ -1,12 +1,14 @@
 """Update E, written slowly: loops over pixels and instances, float64, no logarithms.
 
-What `rams_jax.evolution` must agree with. Nothing here is shared with it.
+What `rams_jax.evolution` must agree with. Nothing here is shared with it but the number of bins.
 """
 
 import dataclasses
 import math
 
 import numpy as np
+
+from rams_jax.types import BINS
 
 
 @dataclasses.dataclass
@@ -55,7 +57,7 @@ class Opinion:
 
     def __init__(self, case, settings):
         self.case, self.settings = case, settings
-        self.mean, self.excess = {}, None
+        self.mean, self.divisors = {}, None
         for j in range(1, len(case.classes)):
             members = pixels(case.current == j)
             if members:
@@ -63,14 +65,21 @@ class Opinion:
 
     def weigh(self, territory):
         """From now on scores depend on how the area at this threshold compares with what the mark foretells."""
-        excess = {}
+        divisors = {}
         for j in self.mean:
             k = self.case.classes[j] - 1
-            members = [
-                u for u in pixels(territory == j) if self.case.partial[u] or self.score(u, j) >= self.case.tau[k]
-            ]
-            excess[j] = len(members) / ((self.case.partial == j).sum() * self.case.kappa[k] / self.case.rho[k])
-        self.excess = excess
+            tau, marks = self.case.tau[k], (self.case.partial == j).sum()
+            scores = [self.score(u, j) for u in pixels((territory == j) & (self.case.partial == 0))]
+            own = 1.0
+            for edge in np.arange(BINS) / BINS:
+                area = marks + sum(score >= edge for score in scores)
+                foretold = marks * self.case.kappa[k] / self.case.rho[k]
+                if edge >= tau * (area / foretold) ** self.settings.size_prior:
+                    own = edge
+                    break
+            own = max(own, self.settings.tau_min)
+            divisors[j] = 1.0 if abs(own - tau) <= 1 / BINS or tau > 1 else own / tau
+        self.divisors = divisors
 
     def relative(self, u, j):
         return float(self.case.q[u][self.case.classes[j] - 1]) / self.mean[j]
@@ -79,7 +88,7 @@ class Opinion:
         alpha = self.settings.alpha
         p = float(self.case.p[u][self.case.classes[j] - 1])
         score = p ** (1 - alpha) * min(1.0, self.relative(u, j)) ** alpha
-        return score / self.excess[j] ** self.settings.size_prior if self.excess else score
+        return score / self.divisors[j] if self.divisors else score
 
     def open(self, u):
         if not self.case.inside[u]:

@@ -38,8 +38,8 @@ def test_score_and_threshold():
 
 def test_the_size_that_a_mark_foretells():
     # At tau = 0.5 object 1 would have 3 pixels and object 2 two; with kappa / rho = 2 their marks of 1 foretell 2 each.
-    # So the scores of object 1 are divided by 1.5^size_prior, and 0.6 falls below 0.5 for it from
-    # size_prior = ln(1.2) / ln(1.5) = 0.45 on. The scores of object 2 stay as they are.
+    # So object 1 asks for 0.5 x 1.5^size_prior, and its scores of 0.6 fall short from ln(1.2) / ln(1.5) = 0.45 on.
+    # Object 2 asks for 0.5.
     marks = row(0, 0, 1, 0, 0) + np.arange(5)[:, None] // 4 * 2 * (np.arange(5) == 0)
     p = row(0.0, 0.6, 0.6, 0.6, 0.0) ** 2 + (np.arange(5)[:, None] == 4) * row(0.6, 0.6, 0.0, 0.0, 0.0)[2] ** 2
     case = case_of(marks, p=p)
@@ -50,9 +50,10 @@ def test_the_size_that_a_mark_foretells():
 
 
 def test_an_object_that_lags_behind_is_helped():
-    # No pixel but the mark reaches tau = 0.5, and four were foretold: scores are divided by (1 / 4)^size_prior.
+    # No pixel beside the mark reaches tau = 0.5, and four were foretold. With the two scores of 0.4 there would be three,
+    # which ask for 0.5 x (3 / 4)^size_prior: 0.4 is enough from ln(0.8) / ln(0.75) = 0.776 on. With all four it is 0.5.
     case = dataclasses.replace(case_of(row(0, 1, 0, 0, 0), p=row(0.4, 1.0, 0.4, 0.32, 0.2) ** 2), rho=np.array([0.125]))
-    for prior, expected in ((0.0, (0, 1, 0, 0, 0)), (0.2, (1, 1, 1, 0, 0)), (0.35, (1, 1, 1, 1, 0))):
+    for prior, expected in ((0.0, (0, 1, 0, 0, 0)), (0.76, (0, 1, 0, 0, 0)), (0.79, (1, 1, 1, 0, 0))):
         update = fast([case], dataclasses.replace(SETTINGS, size_prior=prior))
         np.testing.assert_array_equal(update.current[0, 2], expected)
 
