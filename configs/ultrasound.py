@@ -36,6 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evolution.images_per_step = 2
     config.evolution.end = 0.7
     config.evolution.reach = 20  # an image takes nine turns only
+    config.evolution.size_prior = 3.0  # a small head beside dark fluid leaks far
     config.instances.marker_sigma = 6.0
     config.instances.marker_depth = 0.5
     config.instances.min_area = 200
