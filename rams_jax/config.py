@@ -74,6 +74,7 @@ def default() -> ConfigDict:
     config.train.log_every = 50  # steps between two lines of metrics
     config.train.evaluate_every = 100  # steps between two scores on the validation images
     config.train.checkpoint_every = 350  # steps between two checkpoints
+    config.train.tune_instances = True  # choose threshold and markers on the validation images at the end
     config.train.shards = 0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
 
     config.loss = ConfigDict()
@@ -252,6 +253,7 @@ _RULES: dict[str, Rule] = {
     "train.log_every": _integer(1),
     "train.evaluate_every": _integer(1),
     "train.checkpoint_every": _integer(1),
+    "train.tune_instances": _SWITCH,
     "train.shards": _integer(0),
     "loss.approximation": _NOT_NEGATIVE,
     "loss.auxiliary": _NOT_NEGATIVE,

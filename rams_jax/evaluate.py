@@ -129,6 +129,30 @@ def score_instances(
     return scores
 
 
+def score_pixels(examples: Sequence[Example], found: Sequence[np.ndarray], number_of_classes: int) -> float:
+    """Pixel Dice of int[H, W] class maps, pooled over images; the mean over the classes that occur, 1 if none does."""
+    sums = {k: metrics.PixelCounts() for k in range(1, number_of_classes + 1)}
+    for example, class_map in zip(examples, found, strict=True):
+        truth = example.classes[_full(example)]
+        for k in sums:
+            sums[k] += metrics.pixel_counts(truth == k, class_map == k, example.valid)
+    present = [total.dice for total in sums.values() if total.truth or total.predicted]
+    return float(np.mean(present)) if present else 1.0
+
+
+def score_shapes(
+    examples: Sequence[Example], instances: Sequence[np.ndarray], classes: Sequence[np.ndarray], number_of_classes: int
+) -> float:
+    """The `aji` of `score_instances` by itself, in a fraction of the time."""
+    sums = {k: metrics.AjiCounts() for k in range(1, number_of_classes + 1)}
+    for example, found, found_classes in zip(examples, instances, classes, strict=True):
+        for k in sums:
+            truth, predicted = _of_class(_full(example), example.classes, k), _of_class(found, found_classes, k)
+            sums[k] += metrics.aji_counts(*metrics.hide_invalid(truth, predicted, example.valid))
+    present = [total.aji for total in sums.values() if total.union]
+    return float(np.mean(present)) if present else 1.0
+
+
 def score_masks(examples: Sequence[Example], current: Sequence[np.ndarray]) -> dict[str, float]:
     """Scores grown masks against the full masks of the objects that carry a mark.
 

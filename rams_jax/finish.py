@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -18,18 +19,23 @@ from rams_jax.instances import label_instances
 from rams_jax.network import save_network, trained
 from rams_jax.predict import foreground, predict
 from rams_jax.train_step import evolution_turn
-from rams_jax.types import Example, TrainState
+from rams_jax.tuning import tune
+from rams_jax.types import Example, Predictions, TrainState
 
 
 def evaluate(
     run: Run, state: TrainState, examples: Sequence[Example]
 ) -> tuple[dict[str, float], list[np.ndarray], list[np.ndarray]]:
     """Scores of the averaged network on `examples`, the instance map of each, and the classes of its ids."""
-    opinions = predict(run.program.model, state.ema, [e.image for e in examples])
-    averaged = run.program.rule.averaged
-    found = [label_instances(o, foreground(o, averaged), run.instances) for o in opinions]
+    found = [label_instances(o, f, run.instances) for o, f in zip(*_opinions(run, state, examples), strict=True)]
     maps, classes = [f[0] for f in found], [f[1] for f in found]
     return score_instances(examples, maps, classes, run.program.model.classes), maps, classes
+
+
+def _opinions(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple[list[Predictions], list[np.ndarray]]:
+    """What the averaged network says of each image, and the probability used as its segmentation."""
+    opinions = predict(run.program.model, state.ema, [e.image for e in examples])
+    return opinions, [foreground(o, run.program.rule.averaged) for o in opinions]
 
 
 def evaluate_masks(run: Run, state: TrainState) -> dict[str, float] | None:
@@ -58,6 +64,9 @@ def finish(
     """
     config, splits = run.config, run.splits
     pictures: dict[str, bytes] = {}
+    if config.train.tune_instances:
+        tuned = tune(splits.validation, *_opinions(run, state, splits.validation), run.instances)
+        run = dataclasses.replace(run, instances=tuned)
     scores, maps, classes = evaluate(run, state, splits.test)
     masks = evaluate_masks(run, state)
     current, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
@@ -85,6 +94,7 @@ def finish(
         "strong": len(run.strong),
         "weak": len(splits.train) - len(run.strong) if run.program.rule.weak_images else 0,
         "steps": config.train.steps,
+        "instances": {name: getattr(run.instances, name) for name in ("threshold", "marker_sigma", "marker_depth")},
         "test": scores,
         "masks": masks,
         "circumference": circumference,

@@ -296,7 +296,9 @@ def _evaluations(rows: list[dict]) -> str:
 
 def _making(summary: dict) -> str:
     rate, part, memory = (summary.get(key) for key in ("steps_per_second", "evolution_share", "peak_memory_mib"))
+    chosen = {name.replace("_", " "): f"{value:g}" for name, value in (summary.get("instances") or {}).items()}
     facts: list[tuple[str, Any]] = [
+        ("Settings that cut out objects", ", ".join(f"{name} {value}" for name, value in chosen.items()) or "–"),
         ("Time", duration(summary.get("seconds"))),
         ("Steps per second", share(rate, 2)),
         ("Share of a step spent growing masks", "–" if part is None else f"{part:.0%}"),

@@ -50,7 +50,7 @@ def test_the_size_that_a_mark_foretells():
 
 
 def test_an_object_that_lags_behind_is_helped():
-    # No pixel beside the mark reaches tau = 0.5, and four were foretold. With the two scores of 0.4 there would be three,
+    # No pixel beside the mark reaches tau = 0.5, and four were foretold. With the two scores of 0.4 there would be 3,
     # which ask for 0.5 x (3 / 4)^size_prior: 0.4 is enough from ln(0.8) / ln(0.75) = 0.776 on. With all four it is 0.5.
     case = dataclasses.replace(case_of(row(0, 1, 0, 0, 0), p=row(0.4, 1.0, 0.4, 0.32, 0.2) ** 2), rho=np.array([0.125]))
     for prior, expected in ((0.0, (0, 1, 0, 0, 0)), (0.76, (0, 1, 0, 0, 0)), (0.79, (1, 1, 1, 0, 0))):

@@ -115,7 +115,7 @@ def test_a_halo_of_the_segmentation_cannot_carry_masks_over_the_boundary():
     hit = ((masks == truth) & (masks > 0)).sum()
     assert (masks > 0).sum() / area < 1.04
     assert hit / (masks > 0).sum() > 0.9
-    # The same opinion with one threshold and nothing else runs over the boundary: coverage and sizes are what holds the masks back.
+    # The same opinion with one threshold and nothing else runs over the boundary: coverage and sizes hold masks back.
     free = [dataclasses.replace(case, tau=np.array([0.1])) for case in fooled]
     for _ in range(12):
         update = fast(free, dataclasses.replace(DEFAULTS, leak_factor=1e6, size_prior=0.0))

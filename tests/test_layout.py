@@ -23,7 +23,7 @@ FLOORS = (
     ("sharding",),
     ("checkpoint",),
     ("instances", "predict", "evaluate"),
-    ("blocks", "description"),
+    ("blocks", "description", "tuning"),
     ("network",),
     ("canvas", "curves", "figures", "report"),
     ("measure", "overlay", "maps", "results"),
@@ -49,7 +49,7 @@ BESIDE = {
 }
 # Modules that see neither files nor clocks nor logs.
 PURE = ("types", "config", "loading", "augment", "model", "losses", "metrics", "evolution", "baselines", "train_step")
-PURE += ("sharding", "instances", "predict", "evaluate", "blocks", "measure", "biometry")
+PURE += ("sharding", "instances", "predict", "evaluate", "tuning", "blocks", "measure", "biometry")
 OUTSIDE = {"datetime", "io", "logging", "os", "pathlib", "shutil", "subprocess", "tempfile", "time", "tqdm"}
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
