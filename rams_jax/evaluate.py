@@ -129,28 +129,35 @@ def score_instances(
     return scores
 
 
-def score_pixels(examples: Sequence[Example], found: Sequence[np.ndarray], number_of_classes: int) -> float:
-    """Pixel Dice of int[H, W] class maps, pooled over images; the mean over the classes that occur, 1 if none does."""
-    sums = {k: metrics.PixelCounts() for k in range(1, number_of_classes + 1)}
-    for example, class_map in zip(examples, found, strict=True):
+def pixel_sums(examples: Sequence[Example], found: Sequence[np.ndarray], number_of_classes: int) -> np.ndarray:
+    """int64[N, K, 2] of int[H, W] class maps: summed over images, the first over the second is Dice of each class."""
+    sums = np.zeros((len(examples), number_of_classes, 2), np.int64)
+    for i, (example, class_map) in enumerate(zip(examples, found, strict=True)):
         truth = example.classes[_full(example)]
-        for k in sums:
-            sums[k] += metrics.pixel_counts(truth == k, class_map == k, example.valid)
-    present = [total.dice for total in sums.values() if total.truth or total.predicted]
-    return float(np.mean(present)) if present else 1.0
+        for k in range(number_of_classes):
+            counts = metrics.pixel_counts(truth == k + 1, class_map == k + 1, example.valid)
+            sums[i, k] = 2 * counts.intersection, counts.truth + counts.predicted
+    return sums
 
 
-def score_shapes(
+def shape_sums(
     examples: Sequence[Example], instances: Sequence[np.ndarray], classes: Sequence[np.ndarray], number_of_classes: int
-) -> float:
-    """The `aji` of `score_instances` by itself, in a fraction of the time."""
-    sums = {k: metrics.AjiCounts() for k in range(1, number_of_classes + 1)}
-    for example, found, found_classes in zip(examples, instances, classes, strict=True):
-        for k in sums:
-            truth, predicted = _of_class(_full(example), example.classes, k), _of_class(found, found_classes, k)
-            sums[k] += metrics.aji_counts(*metrics.hide_invalid(truth, predicted, example.valid))
-    present = [total.aji for total in sums.values() if total.union]
-    return float(np.mean(present)) if present else 1.0
+) -> np.ndarray:
+    """int64[N, K, 2]: summed over images, the first over the second is the AJI of each class (`score_instances`)."""
+    sums = np.zeros((len(examples), number_of_classes, 2), np.int64)
+    for i, (example, found, found_classes) in enumerate(zip(examples, instances, classes, strict=True)):
+        for k in range(number_of_classes):
+            truth = _of_class(_full(example), example.classes, k + 1)
+            predicted = _of_class(found, found_classes, k + 1)
+            counts = metrics.aji_counts(*metrics.hide_invalid(truth, predicted, example.valid))
+            sums[i, k] = counts.intersection, counts.union
+    return sums
+
+
+def pooled(sums: np.ndarray) -> float:
+    """The score that int[N, K, 2] makes: the mean over the classes that occur, 1 if none does."""
+    above, below = sums.sum(0).T
+    return float(np.mean(above[below > 0] / below[below > 0])) if below.any() else 1.0
 
 
 def score_masks(examples: Sequence[Example], current: Sequence[np.ndarray]) -> dict[str, float]:
