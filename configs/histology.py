@@ -7,8 +7,8 @@ rams_jax/datasets/dsb2018.py; without it RAMS_DATA names one, or the images are 
 Command:   python launch/main.py --config=configs/histology.py --config.data.source=DIR
 In short:  the same with configs/histology.py:smoke: a trial of a minute or two, and the scores mean little.
 Hardware:  2 CPU cores and 4 GiB of memory; takes a GPU or TPU where jax finds one.
-Time:      meant for 10 minutes on 2 cores; an explored run took 7 on one.
-Score:     explored with one seed, benchmarks/results/explored/network.json; python benchmarks/compare.py makes cells.
+Time:      meant for 10 minutes on 2 cores; what it took on one is in the cells below.
+Score:     in benchmarks/results/histology.
 """
 
 from ml_collections import ConfigDict
