@@ -5,7 +5,7 @@ contest and the brakes are ours. All functions take one image, work in jit, and 
 
 The score of a pixel as a member of object j is `g = p^(1 - alpha) min(1, q / m_j)^alpha`, compared as logarithms; `m_j`
 is the mean of q over A_j. The mark of an object foretells its area, so an object that runs ahead of that asks for a
-higher score than the others, and one that lags behind for a lower one (`_own_thresholds`).
+higher score than the others, and one that lags behind for a lower one (`_divisors`).
 """
 
 from __future__ import annotations
@@ -233,10 +233,8 @@ def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
     return jnp.where(joins, note.full, note.partial)
 
 
-def _own_thresholds(
-    field: _Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings
-) -> Array:
-    """float32[J + 1]: the score that each object asks for, `tau (|A_j| / E_j)^size_prior`.
+def _divisors(field: _Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings) -> Array:
+    """float32[J + 1]: the score that each object asks for, `tau (|A_j| / E_j)^size_prior`, over the common `tau`.
 
     `|A_j|` is its area at that very score and `E_j = |P_j| kappa / rho` the area that its mark foretells. The area
     falls as the score rises, so there is one solution; it is found among the edges of the bins.
@@ -250,13 +248,13 @@ def _own_thresholds(
     column = jnp.clip((score * BINS).astype(jnp.int32), 0, BINS - 1)
     histogram = jnp.zeros((instances, BINS)).at[row.reshape(-1), column.reshape(-1)].add(1.0, mode="drop")
     area = marks[:, None] + jnp.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]
-    tau = jnp.concatenate([jnp.ones(1), level.tau])[note.classes]
+    tau = jnp.maximum(jnp.concatenate([jnp.ones(1), level.tau]), _SMALLEST)[note.classes]
     foretold = jnp.maximum(marks * growth, 1.0)
     asked = tau[:, None] * (area / foretold[:, None]) ** settings.size_prior
     edges = jnp.arange(BINS) / BINS
     own = jnp.maximum(jnp.sum(edges < asked, axis=1) / BINS, settings.tau_min)
     # Within a bin of the common score it is that score; where nothing may grow, nothing does.
-    return jnp.where((jnp.abs(own - tau) <= 1 / BINS) | (tau > 1), tau, own)
+    return jnp.where((jnp.abs(own - tau) <= 1 / BINS) | (tau > 1), 1.0, own / tau)
 
 
 def evolve(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -275,8 +273,7 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     field = _Field(predictions, note, settings)
     # Everything that could be reached at all: the histogram says where the next threshold lies.
     territory = grow(field, note.partial, jnp.full(count, settings.tau_min), None)
-    tau = jnp.concatenate([jnp.ones(1), level.tau])[note.classes]
-    field = field.divided(_own_thresholds(field, territory, note, level, settings) / tau)
+    field = field.divided(_divisors(field, territory, note, level, settings))
 
     old = note.current
     start = old if settings.monotone else heal(field, old, note.partial, level.tau)

@@ -58,6 +58,13 @@ def test_an_object_that_lags_behind_is_helped():
         np.testing.assert_array_equal(update.current[0, 2], expected)
 
 
+def test_a_threshold_of_zero_floods_all():
+    case = case_of(row(0, 1, 0, 0, 0), p=row(0.01, 1.0, 0.01, 0.01, 0.01), tau=0.0, inside=CORRIDOR)
+    update = fast([case], dataclasses.replace(SETTINGS, size_prior=1.0, tau_min=0.0, reach=5))
+    np.testing.assert_array_equal(update.current[0, 2], 1)
+    assert np.isfinite(update.tally).all()
+
+
 def test_alpha_weighs_q_against_p():
     # Left pixel: p = 0.9, q / m = 0.1; right pixel: p = 0.1, q / m = 0.9.
     case = case_of(row(0, 0, 1, 0, 0), q=row(0, 0.05, 0.5, 0.45, 0), p=row(0, 0.9, 1.0, 0.1, 0), inside=CORRIDOR)
