@@ -29,7 +29,8 @@ def tune(
     settings: InstanceSettings,
 ) -> InstanceSettings:
     """First the threshold by pixel Dice, then the markers by AJI: of all that do as well as the best within a standard
-    error, those nearest to what was given. A single image moves nothing.
+    error, the threshold nearest to the given one, and the first markers in the order tried, the given ones before all.
+    A single image moves nothing.
 
     Args:
       examples: N images with full masks.
