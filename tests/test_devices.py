@@ -10,9 +10,6 @@ import synthetic
 STEPS = 8
 
 
-pytestmark = pytest.mark.xdist_group("devices")
-
-
 @pytest.fixture(scope="module")
 def runs():
     """`{devices: (final state on the host, metrics of each step, compiled program)}`."""

@@ -27,9 +27,6 @@ def source(name):
     return "".join(found["source"])
 
 
-pytestmark = pytest.mark.xdist_group("notebook")
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """The folder that it ran in, and its code cells by id."""

@@ -8,8 +8,6 @@ import pytest
 import synthetic
 import tifffile
 
-pytestmark = pytest.mark.xdist_group("several_classes")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -14,9 +14,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEAK, TEST = 239, 160  # tiles
 
 
-pytestmark = pytest.mark.xdist_group("smoke")
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The finished process and its workdir."""
