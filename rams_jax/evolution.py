@@ -20,6 +20,7 @@ from rams_jax.types import BINS, Annotation, EvolutionSettings, Level, Predictio
 
 Array = jax.Array
 CLOSED = 2.0  # a threshold that no score reaches
+SEAM = 3  # pixels that a region may grow into a border between objects, once it has grown elsewhere
 BELIEVED = 1.5  # factor by which the segmentation's estimate of rho may differ from the outlined objects'
 _SMALLEST = 1e-6
 
@@ -57,8 +58,12 @@ class _Field:
         self.alpha = settings.alpha
         self.log_p = jnp.log(jnp.maximum(p, _SMALLEST))
         self.log_q = jnp.log(jnp.maximum(q, _SMALLEST))
-        closing = s[..., jnp.array(settings.closing, int)]
-        self.open = note.inside & (closing < settings.tau_auxiliary).all(-1)
+
+        def clear(channels: tuple[int, ...]) -> Array:
+            return note.inside & (s[..., jnp.array(channels, int)] < settings.tau_auxiliary).all(-1)
+
+        self.open = clear(settings.closing + settings.seams)
+        self.seams = clear(settings.closing) & ~self.open
         self.classes = note.classes
         means = instance_means(_of_class(q, note.classes[note.current]), note.current, note.classes.shape[0])
         self.log_mean = jnp.log(jnp.maximum(means, _SMALLEST))
@@ -68,6 +73,12 @@ class _Field:
         """The same with scores divided by `divisors[j]`, float32[J + 1]."""
         other = copy.copy(self)
         other.log_divisor = jnp.log(divisors)
+        return other
+
+    def at_seams(self) -> _Field:
+        """The same with nothing open but the seams."""
+        other = copy.copy(self)
+        other.open = self.seams
         return other
 
     def score(self, classes: Array, log_mean: Array, log_divisor: Array) -> tuple[Array, Array]:
@@ -272,12 +283,15 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     count, instances = level.tau.shape[0], note.classes.shape[0]
     field = _Field(predictions, note, settings)
     # Everything that could be reached at all: the histogram says where the next threshold lies.
-    territory = grow(field, note.partial, jnp.full(count, settings.tau_min), None)
+    floor = jnp.full(count, settings.tau_min)
+    territory = grow(field, note.partial, floor, None)
+    territory = grow(field.at_seams(), territory, floor, SEAM)
     field = field.divided(_divisors(field, territory, note, level, settings))
 
     old = note.current
     start = old if settings.monotone else heal(field, old, note.partial, level.tau)
     new = grow(field, start, level.tau, settings.reach)
+    new = grow(field.at_seams(), new, level.tau, SEAM)
     before, after = sizes(old, instances), sizes(new, instances)
     largest = jnp.concatenate([jnp.full(1, jnp.inf), level.largest])[note.classes]
     # What a disc of this area becomes when it grows by `reach` on all sides is no leak yet.

@@ -113,7 +113,9 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         loss=LossSettings(
             **{**config.loss, "auxiliary": tuple(config.loss.auxiliary * w for w in auxiliary.weights(tasks))}
         ),
-        evolution=EvolutionSettings(**config.evolution, closing=auxiliary.channels(tasks, "closes")),
+        evolution=EvolutionSettings(
+            **config.evolution, closing=auxiliary.channels(tasks, "closes"), seams=auxiliary.channels(tasks, "shares")
+        ),
         steps=train.steps,
         strong_crops=train.strong_crops // shards,
         weak_crops=train.weak_crops // shards,

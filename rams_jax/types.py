@@ -191,13 +191,14 @@ class EvolutionSettings:
     alpha: float  # weight of q against p in the score
     size_prior: float  # how strongly an object is held to the area that its mark foretells; 0 = not at all
     tau_min: float  # no pixel joins below this score
-    tau_auxiliary: float  # nor above this probability in a closing auxiliary channel
+    tau_auxiliary: float  # nor above this probability in a channel of `closing`, nor at first in one of `seams`
     reach: int  # 4-neighbour steps a region may grow in one update
     monotone: bool  # A_t stays inside A_{t+1}
     stop_growth: float  # relative change of area below which an instance rests
     max_area_factor: float  # of the largest strong object of the class
     leak_factor: float  # largest area after one update, relative to a disc that grew by `reach` on all sides
     closing: tuple[int, ...]  # auxiliary channels that say where no mask grows
+    seams: tuple[int, ...]  # those that see borders of objects: masks grow up to them, and then share them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,14 +29,21 @@ SETTINGS = EvolutionSettings(
     max_area_factor=1e6,
     leak_factor=1e6,
     closing=(),
+    seams=(),
 )
 NUMBERS = ("alpha", "size_prior", "tau_min", "tau_auxiliary", "reach", "stop_growth", "max_area_factor", "leak_factor")
+
+
+def channels(case):
+    """Of the auxiliary channels of a case the first closes, the others see seams."""
+    count = case.s.shape[-1]
+    return {"closing": (0,)[:count], "seams": tuple(range(1, count))}
 
 
 @functools.partial(jax.jit, static_argnames="monotone")
 def _evolve(case, strong, numbers, monotone):
     # One compilation for all values of the settings; `evolve` reads them as attributes.
-    settings = types.SimpleNamespace(**numbers, monotone=monotone, closing=(0,) * (case.s.shape[-1] > 0))
+    settings = types.SimpleNamespace(**numbers, monotone=monotone, **channels(case))
 
     def one(case, strong):
         note = Annotation(case.inside, case.full, case.partial, case.current, case.classes, strong)

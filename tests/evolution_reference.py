@@ -1,6 +1,6 @@
 """Update E, written slowly: loops over pixels and instances, float64, no logarithms.
 
-What `rams_jax.evolution` must agree with. Nothing here is shared with it but the number of bins.
+What `rams_jax.evolution` must agree with. Nothing here is shared with it but two constants.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from rams_jax.evolution import SEAM
 from rams_jax.types import BINS
 
 
@@ -39,6 +40,7 @@ class Outcome:
     reachable: list  # per class: scores of the pixels that could ever join
     likely: list  # per class: pixels of the marks, and of the places in reach that p takes for an object
     contested: int  # pixels that more than one instance wanted in the same step
+    shared: int  # pixels of seams that joined
 
 
 def neighbours(pixel, shape):
@@ -90,16 +92,18 @@ class Opinion:
         score = p ** (1 - alpha) * min(1.0, self.relative(u, j)) ** alpha
         return score / self.divisors[j] if self.divisors else score
 
-    def open(self, u):
-        if not self.case.inside[u]:
-            return False
-        return self.case.s.shape[-1] == 0 or float(self.case.s[u][0]) < self.settings.tau_auxiliary
+    def says_yes(self, u, channels):
+        return any(float(self.case.s[u][c]) >= self.settings.tau_auxiliary for c in channels)
 
-    def admissible(self, u, j, tau):
-        return self.open(u) and self.score(u, j) >= tau[self.case.classes[j] - 1]
+    def open(self, u, seams):
+        free = bool(self.case.inside[u]) and not self.says_yes(u, self.settings.closing)
+        return free and self.says_yes(u, self.settings.seams) == seams
+
+    def admissible(self, u, j, tau, seams=False):
+        return self.open(u, seams) and self.score(u, j) >= tau[self.case.classes[j] - 1]
 
 
-def grow(opinion, labels, tau, steps):
+def grow(opinion, labels, tau, steps, seams=False):
     """Regions after `steps` rounds (None: until nothing moves), and how many pixels were contested."""
     labels, contested = labels.copy(), 0
     done = 0
@@ -107,7 +111,7 @@ def grow(opinion, labels, tau, steps):
         joined = {}
         for u in pixels(labels == 0):
             wanted_by = {int(labels[v]) for v in neighbours(u, labels.shape) if labels[v] > 0}
-            wanted_by = [j for j in wanted_by if opinion.admissible(u, j, tau)]
+            wanted_by = [j for j in wanted_by if opinion.admissible(u, j, tau, seams)]
             if wanted_by:
                 joined[u] = min(wanted_by, key=lambda j: (-opinion.relative(u, j), j))
                 contested += len(wanted_by) > 1
@@ -137,10 +141,14 @@ def evolve(case, settings):
     opinion = Opinion(case, settings)
     count = len(case.tau)
     territory, _ = grow(opinion, case.partial, np.full(count, settings.tau_min), None)
+    territory, _ = grow(opinion, territory, np.full(count, settings.tau_min), SEAM, seams=True)
     opinion.weigh(territory)
     old, largest = case.current, case.largest
     start = old if settings.monotone else heal(opinion, old, case.partial, case.tau)
     new, contested = grow(opinion, start, case.tau, settings.reach)
+    before_seams = new
+    new, _ = grow(opinion, new, case.tau, SEAM, seams=True)
+    shared = int((new != before_seams).sum())
     held, leaked, rested = set(), set(), set()
     for j in opinion.mean:
         before, after = int((old == j).sum()), int((new == j).sum())
@@ -168,4 +176,4 @@ def evolve(case, settings):
         k = case.classes[territory[u]] - 1
         likely[k] += bool(case.partial[u] > 0 or case.p[u][k] >= 0.5)
     healed = int(((old > 0) & (start != old)).sum())
-    return Outcome(result, held, leaked, rested, healed, reachable, likely, contested)
+    return Outcome(result, held, leaked, rested, healed, reachable, likely, contested, shared)

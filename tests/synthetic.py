@@ -51,6 +51,7 @@ EVOLUTION = EvolutionSettings(
     max_area_factor=3.0,
     leak_factor=2.0,
     closing=(),
+    seams=(),
 )
 
 
@@ -96,7 +97,7 @@ def experiment(examples, method="rams", shards=1, devices=1, steps=8, **changes)
         optimizer=optax.adamw(0.01, weight_decay=1e-3),
         augment=AUGMENT,
         loss=dataclasses.replace(LOSS, auxiliary=(0.3,) * tasks),
-        evolution=dataclasses.replace(EVOLUTION, closing=tuple(range(tasks))),
+        evolution=dataclasses.replace(EVOLUTION, seams=tuple(range(tasks))),
         steps=steps,
         strong_crops=2,
         weak_crops=2,

@@ -140,6 +140,6 @@ def test_channels_and_their_uses():
     assert auxiliary.channels(("separation", "interior", "background"), "begins") == (1,)
     tasks = ("background", "separation", "boundary")
     assert auxiliary.channels(tasks) == (0, 1, 2) and auxiliary.channels(()) == ()
-    assert auxiliary.channels(tasks, "closes") == (0, 1)
+    assert auxiliary.channels(tasks, "closes") == (0,) and auxiliary.channels(tasks, "shares") == (1,)
     assert auxiliary.channels(tasks, "divides") == (1, 2)
     assert auxiliary.weights(tasks) == (1.0, 1.0, 1.0)

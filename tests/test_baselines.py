@@ -101,7 +101,7 @@ def test_pseudo():
     )
 
 
-SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 15.0, 0.5, 0.0, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0, ())
+SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 15.0, 0.5, 0.0, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0, (), ())
 
 
 def opinion(progress, strong=False):

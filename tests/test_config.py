@@ -24,7 +24,7 @@ DERIVED = {
     "model": {"mean": (0.1,), "std": (0.2,)},
     "augment": {"brightness": (0.1,), "noise": (0.1,)},
     "loss": {"auxiliary": (0.3,)},
-    "evolution": {"closing": (0,)},
+    "evolution": {"closing": (0,), "seams": ()},
     "instances": {"dividing": (0,), "beginning": ()},
 }
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from evolution_cases import BRAKED, SETTINGS, fast, random_case
+from evolution_cases import BRAKED, SETTINGS, channels, fast, random_case
 from evolution_reference import Case
 from evolution_reference import evolve as slow_evolve
 from scipy import ndimage
@@ -19,15 +19,24 @@ SEEDS = range(8)
 
 @pytest.mark.parametrize(
     ("classes", "auxiliary", "monotone"),
-    [(1, 0, False), (1, 0, True), (1, 1, False), (2, 0, True), (2, 1, False), (2, 1, True)],
+    [
+        (1, 0, False),
+        (1, 0, True),
+        (1, 1, False),
+        (2, 0, True),
+        (2, 1, False),
+        (2, 1, True),
+        (1, 2, False),
+        (2, 2, True),
+    ],
 )
 def test_agrees_with_the_slow_reference(classes, auxiliary, monotone):
     settings = dataclasses.replace(BRAKED, monotone=monotone, size_prior=0.3, leak_factor=0.4)
     cases = [random_case(seed, classes, auxiliary) for seed in SEEDS]
     update = fast(cases, settings)
-    seen = {"held": 0, "leaked": 0, "unlikely": 0, "rested": 0, "healed": 0, "contested": 0, "grown": 0}
+    seen = {"held": 0, "leaked": 0, "unlikely": 0, "rested": 0, "healed": 0, "contested": 0, "grown": 0, "shared": 0}
     for i, case in enumerate(cases):
-        expected = slow_evolve(case, settings)
+        expected = slow_evolve(case, dataclasses.replace(settings, **channels(case)))
         np.testing.assert_array_equal(update.current[i], expected.current, err_msg=f"seed {i}")
         assert set(np.flatnonzero(update.held[i])) == expected.held
         for k, scores in enumerate(expected.reachable):
@@ -44,13 +53,15 @@ def test_agrees_with_the_slow_reference(classes, auxiliary, monotone):
         seen["rested"] += len(expected.rested)
         seen["healed"] += expected.healed
         seen["contested"] += expected.contested
+        seen["shared"] += expected.shared
         seen["grown"] += int(((expected.current > 0) & (case.current == 0)).sum())
     # The random maps must make every part of the rule work, or the comparison says nothing.
     assert all(seen[name] > 0 for name in ("held", "leaked", "unlikely", "rested", "contested", "grown")), seen
     assert (seen["healed"] > 0) == (not monotone)
+    assert (seen["shared"] > 0) == (auxiliary == 2)
 
 
-def test_separation_closes_pixels():
+def test_auxiliary_task_closes_pixels():
     case = random_case(3, 2, 1)
     apart = fast([case])
     together = fast([dataclasses.replace(case, s=np.zeros_like(case.s))])

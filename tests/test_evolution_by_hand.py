@@ -58,6 +58,19 @@ def test_an_object_that_lags_behind_is_helped():
         np.testing.assert_array_equal(update.current[0, 2], expected)
 
 
+def test_a_seam_is_shared_by_those_that_come_to_it():
+    # Both marks come to the seam in one step, and halve it afterwards; a seam of 7 is wider than twice SEAM = 3.
+    for width, expected in ((2, [1] * 4 + [2] * 4), (3, [1] * 5 + [2] * 4), (7, [1] * 6 + [0] + [2] * 6)):
+        marks = np.array([[1, 0, *[0] * (width + 2), 0, 2]])
+        s = np.array([[0, 0, 0, *[1] * width, 0, 0, 0]])[..., None]
+        case = dataclasses.replace(case_of(marks), s=np.concatenate([0 * s, s], axis=-1))
+        np.testing.assert_array_equal(fast([case]).current[0], [expected])
+        # With a seam that nobody comes to, and with a task that closes, nothing happens.
+        np.testing.assert_array_equal(fast([case], dataclasses.replace(SETTINGS, reach=1)).current[0][0, 2:-2], 0)
+        case = dataclasses.replace(case, s=np.concatenate([s, s], axis=-1))
+        np.testing.assert_array_equal(fast([case]).current[0], [[1] * 3 + [0] * width + [2] * 3])
+
+
 def test_a_threshold_of_zero_floods_all():
     case = case_of(row(0, 1, 0, 0, 0), p=row(0.01, 1.0, 0.01, 0.01, 0.01), tau=0.0, inside=CORRIDOR)
     update = fast([case], dataclasses.replace(SETTINGS, size_prior=1.0, tau_min=0.0, reach=5))

@@ -30,6 +30,7 @@ class AuxiliaryTask:
     channels: int  # C, of the network's output and of the strokes
     weight: float  # of its loss, relative to `loss.auxiliary`
     closes: bool  # masks do not grow where it says YES
+    shares: bool  # nor do they there, but in the end the pixels are shared out among those that have come so far
     divides: bool  # objects are divided where it says YES
     begins: bool = False  # objects begin where it says YES: markers come from it instead of from the approximation
     marked: int = NO  # what a mark says
@@ -112,9 +113,9 @@ def nothing(answers: np.ndarray, marks: np.ndarray, rng: np.random.Generator) ->
 
 
 TASKS = {
-    "separation": AuxiliaryTask("interfaces", interfaces, pieces, channels=1, weight=1.0, closes=True, divides=True),
-    "boundary": AuxiliaryTask("boundaries", boundaries, points, channels=1, weight=1.0, closes=False, divides=True),
-    "background": AuxiliaryTask("background", outside, swipes, channels=1, weight=1.0, closes=True, divides=False),
+    "separation": AuxiliaryTask("interfaces", interfaces, pieces, 1, 1.0, closes=False, shares=True, divides=True),
+    "boundary": AuxiliaryTask("boundaries", boundaries, points, 1, 1.0, closes=False, shares=False, divides=True),
+    "background": AuxiliaryTask("background", outside, swipes, 1, 1.0, closes=True, shares=False, divides=False),
     "interior": AuxiliaryTask(
         folder="interiors",
         answers=marked,
@@ -122,6 +123,7 @@ TASKS = {
         channels=1,
         weight=1.0,
         closes=False,
+        shares=False,
         divides=False,
         begins=True,
         marked=YES,
