@@ -28,6 +28,9 @@ from rams_jax.types import (
 
 Array = jax.Array
 CONFIDENT = 0.9  # probability from which the averaged network's opinion becomes a pseudo-label
+# Of Scribble2Label: the same of a running mean, the weight of what is new in it, and of the labels in the loss.
+FILTERED, NEW, UNDRAWN = 0.8, 0.2, 0.5
+SEED, BACKGROUND = 0.85, 0.99  # of DSRG: probability from which regions grow, and from which a pixel is background
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Rule:
     all_strong: bool = False  # every training image is given with its full mask
     weak_images: bool = True  # the images without a full mask are trained on
     unmarked: int = 0  # what the masks of weak images say of unmarked pixels at first: 0 = outside, -1 = nothing
+    memory: bool = False  # `update` keeps a running mean of p in `Update.average`
     averaged: bool = False  # new images are segmented by the mean of p and q instead of p
 
 
@@ -87,7 +91,11 @@ def naive(batch: Batch, count: int, settings: LossSettings) -> Targets:
 
 
 def ignore(batch: Batch, count: int, settings: LossSettings) -> Targets:
-    """Unmarked pixels of weak images count for nothing: partial cross-entropy (Tang et al. 2018, arXiv 1804.01346)."""
+    """Unmarked pixels of weak images count for nothing: partial cross-entropy (Tang et al. 2018, arXiv 1804.01346).
+
+    With the soft Dice over the pixels that count it is nnU-Net's loss for ignore labels (Gotkowski et al. 2024,
+    arXiv 2403.12834).
+    """
     strong = batch.strong[:, None, None]
     labels = jnp.where(strong, batch.full, batch.partial)
     return _targets(batch, count, labels, strong | (batch.partial > 0), batch.partial, jnp.zeros_like(batch.valid))
@@ -101,20 +109,62 @@ def pseudo(batch: Batch, count: int, settings: LossSettings) -> Targets:
     return _targets(batch, count, labels, known, batch.partial, jnp.zeros_like(batch.valid))
 
 
+def scribble2label(batch: Batch, count: int, settings: LossSettings) -> Targets:
+    """As `pseudo`, with half the weight where a label was not drawn (Lee and Jeong 2020, arXiv 2006.12890)."""
+    targets = pseudo(batch, count, settings)
+    drawn = batch.strong[:, None, None] | (batch.partial > 0)
+    weight = targets.segmentation_weight * jnp.where(drawn, 1.0, UNDRAWN)
+    return dataclasses.replace(targets, segmentation_weight=weight)
+
+
 def pseudo_labels(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
     """Confident pixels of the averaged network as labels, from the share `settings.start` of the training on.
 
     Marks stay as they were drawn. A confident object pixel outside the marks has a class but no instance. Arguments and
     result are those of `evolution.evolve`.
     """
-    count = level.tau.shape[0]
+    return _labelled(_confident(predictions.segmentation, CONFIDENT, note), predictions, note, level, settings)
+
+
+def filtered_labels(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
+    """As `pseudo_labels`, of a running mean over the image's turns (Lee and Jeong 2020, arXiv 2006.12890, eq. 1 and 2).
+
+    Changed: the mean is over predictions of the averaged network, one each turn instead of every fifth epoch; before
+    `settings.start` it is the latest of them. Objects have marks, the background has none.
+    """
+    assert note.average is not None
+    old, new = note.average / 255.0, predictions.segmentation
+    mean = jnp.where(level.progress >= settings.start, old + NEW * (new - old), new)
+    update = _labelled(_confident(mean, FILTERED, note), predictions, note, level, settings)
+    return dataclasses.replace(update, average=jnp.rint(255 * mean).astype(note.average.dtype))
+
+
+def grown_seeds(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
+    """Regions of confident pixels that hang together with a mark (DSRG: Huang et al., CVPR 2018, eq. 3 and 4).
+
+    Changed: the averaged network decides; regions have instances, and meet as in `evolution.grow`; 4-neighbours instead
+    of 8; the background, which has no marks, is where it is likely enough. As `pseudo_labels` otherwise.
+    """
+    alone = dataclasses.replace(settings, alpha=0.0, closing=(), seams=())  # p decides, and nothing else
     p = predictions.segmentation
-    background = 1 - p.sum(-1)
-    anonymous = note.classes.shape[0] - count + jnp.argmax(p, axis=-1)
-    labels = jnp.where(p.max(-1) >= CONFIDENT, anonymous, jnp.where(background >= CONFIDENT, 0, -1))
-    labels = jnp.where(level.progress >= settings.start, labels, -1)
-    labels = jnp.where(note.partial > 0, note.partial, jnp.where(note.inside, labels, -1))
-    labels = jnp.where(note.strong, note.partial, labels)
+    regions = evolution.grow(evolution.Field(predictions, note, alone), note.partial, jnp.full(p.shape[-1], SEED), None)
+    labels = jnp.where(regions > 0, regions, jnp.where(1 - p.sum(-1) >= BACKGROUND, 0, -1))
+    return _labelled(labels, predictions, note, level, settings)
+
+
+def _confident(p: Array, least: float, note: Annotation) -> Array:
+    """int32[H, W]: 0 or a nameless instance of a class where float[H, W, K] reaches `least`, -1 elsewhere."""
+    nameless = note.classes.shape[0] - p.shape[-1] + jnp.argmax(p, axis=-1)
+    return jnp.where(p.max(-1) >= least, nameless, jnp.where(1 - p.sum(-1) >= least, 0, -1))
+
+
+def _labelled(
+    labels: Array, predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings
+) -> Update:
+    """The update to these labels: with the marks, in the image, not before `settings.start`, not on strong images."""
+    p, count = predictions.segmentation, level.tau.shape[0]
+    labels = jnp.where((level.progress >= settings.start) & note.inside, labels, -1)
+    labels = jnp.where((note.partial > 0) | note.strong, note.partial, labels)
     pixel_class = jnp.where(labels > 0, note.classes[jnp.maximum(labels, 0)], 0)
     mark_class = note.classes[note.partial]
     likely = jnp.where(
@@ -134,4 +184,6 @@ RULES = {
     "ignore": Rule(ignore),
     "multitask": Rule(recursive),
     "pseudo": Rule(pseudo, update=pseudo_labels, unmarked=-1),
+    "scribble2label": Rule(scribble2label, update=filtered_labels, unmarked=-1, memory=True),
+    "seedgrow": Rule(pseudo, update=grown_seeds, unmarked=-1),
 }

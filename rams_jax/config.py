@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-METHODS = ("rams", "strong", "naive", "ignore", "multitask", "pseudo", "full")
+METHODS = ("rams", "strong", "naive", "ignore", "multitask", "pseudo", "scribble2label", "seedgrow", "full")
 DATASETS = ("scratch_assay", "folder", "histology", "fluorescence", "ultrasound", "food_sem")
 COPIED = ("histology", "fluorescence", "ultrasound")  # read from a local copy, or downloaded
 DTYPES = ("float32", "bfloat16")

@@ -50,7 +50,7 @@ def instance_means(values: Array, labels: Array, count: int) -> Array:
     return total / jnp.maximum(sizes(labels, count), 1.0)
 
 
-class _Field:
+class Field:
     """What decides whether a pixel may join: log p, log q, what holds for each object, and where nothing may grow."""
 
     def __init__(self, predictions: Predictions, note: Annotation, settings: EvolutionSettings):
@@ -69,13 +69,13 @@ class _Field:
         self.log_mean = jnp.log(jnp.maximum(means, _SMALLEST))
         self.log_divisor = jnp.zeros_like(means)
 
-    def divided(self, divisors: Array) -> _Field:
+    def divided(self, divisors: Array) -> Field:
         """The same with scores divided by `divisors[j]`, float32[J + 1]."""
         other = copy.copy(self)
         other.log_divisor = jnp.log(divisors)
         return other
 
-    def at_seams(self) -> _Field:
+    def at_seams(self) -> Field:
         """The same with nothing open but the seams."""
         other = copy.copy(self)
         other.open = self.seams
@@ -96,7 +96,7 @@ class _Field:
         return self.score(*self.owners(labels))[0]
 
 
-def _spread(field: _Field, log_tau: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+def _spread(field: Field, log_tau: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
     """One 4-neighbour step of all regions at once; `state` is the label of each pixel's owner and its constants."""
     labels = state[0]
     best = jnp.full(labels.shape, -jnp.inf)
@@ -112,7 +112,7 @@ def _spread(field: _Field, log_tau: Array, state: tuple[Array, ...]) -> tuple[Ar
     return tuple(jnp.where(joins, new, old) for new, old in zip(won, state, strict=True))
 
 
-def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
+def grow(field: Field, labels: Array, tau: Array, steps: int | None) -> Array:
     """Regions after `steps` 4-neighbour steps through admissible pixels, or until nothing moves.
 
     A pixel wanted by several instances goes to the one that arrives in fewer steps, then to the larger `q / m_j`,
@@ -140,7 +140,7 @@ def grow(field: _Field, labels: Array, tau: Array, steps: int | None) -> Array:
     return jax.lax.while_loop(lambda carry: carry[1], moved, (state, jnp.bool_(True)))[0][0]
 
 
-def heal(field: _Field, current: Array, partial: Array, tau: Array) -> Array:
+def heal(field: Field, current: Array, partial: Array, tau: Array) -> Array:
     """The part of each region that is still admissible and connected to its mark through itself.
 
     Args:
@@ -230,7 +230,7 @@ def _histogram(score: Array, classes: Array, where: Array, count: int) -> Array:
     return jnp.zeros((count, BINS)).at[row.reshape(-1), column.reshape(-1)].add(1.0, mode="drop")
 
 
-def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
+def _strong_level(field: Field, note: Annotation, kappa: Array) -> Array:
     """The best-scoring part of Y with area `kappa * area(Y)`, marks included."""
     classes = note.classes[note.full]
     score = jnp.exp(field.of_owners(note.full))
@@ -244,7 +244,7 @@ def _strong_level(field: _Field, note: Annotation, kappa: Array) -> Array:
     return jnp.where(joins, note.full, note.partial)
 
 
-def _divisors(field: _Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings) -> Array:
+def _divisors(field: Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings) -> Array:
     """float32[J + 1]: the score that each object asks for, `tau (|A_j| / E_j)^size_prior`, over the common `tau`.
 
     `|A_j|` is its area at that very score and `E_j = |P_j| kappa / rho` the area that its mark foretells. The area
@@ -281,7 +281,7 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
       The next masks, the instances that a brake held, and the image's tally.
     """
     count, instances = level.tau.shape[0], note.classes.shape[0]
-    field = _Field(predictions, note, settings)
+    field = Field(predictions, note, settings)
     # Everything that could be reached at all: the histogram says where the next threshold lies.
     floor = jnp.full(count, settings.tau_min)
     territory = grow(field, note.partial, floor, None)

@@ -97,7 +97,7 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         ModelSettings(**config.model, mean=mean, std=std), len(config.data.class_names), len(auxiliary.channels(tasks))
     )
     data, slots = loading.load(
-        train_images, strong, model.classes, shards, multiple(model.settings), unmarked=rule.unmarked
+        train_images, strong, model.classes, shards, multiple(model.settings), rule.unmarked, rule.memory
     )
     train = config.train
     rate = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, train.warmup_steps, train.steps)

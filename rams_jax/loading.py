@@ -38,6 +38,7 @@ def load(
     shards: int,
     multiple: int,
     unmarked: int = 0,
+    memory: bool = False,
 ) -> tuple[DatasetState, np.ndarray]:
     """Checks a dataset and lays it out for training.
 
@@ -48,6 +49,7 @@ def load(
       shards: R, the number of blocks that the images are dealt to.
       multiple: height and width are padded to a multiple of it.
       unmarked: what the masks of weak images say of unmarked pixels at first: 0 = outside, -1 = nothing.
+      memory: the state has room for a running mean of predictions.
 
     Returns:
       The state with NumPy arrays, and int[slots]: the position in `examples` of the image in each slot, -1 if empty.
@@ -117,6 +119,7 @@ def load(
             held=np.zeros(arrays["classes"].shape, bool),
             tally=np.zeros((images, number_of_classes, BINS + 3), np.float32),
             updates=np.zeros(images, np.int32),
+            average=np.zeros((*current.shape, number_of_classes), np.uint8) if memory else None,
         ),
     )
     return state, slots.reshape(-1)

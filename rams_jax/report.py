@@ -49,6 +49,8 @@ METHODS = {
     "ignore": "rough marks teach the segmentation, and the pixels around them are ignored",
     "multitask": "rough marks teach a task of their own, and do not grow",
     "pseudo": "confident predictions join the rough marks as labels",
+    "scribble2label": "predictions that stay confident on average join the rough marks as labels",
+    "seedgrow": "confident predictions that hang together with a rough mark join it as labels",
     "full": "every training image is used with its true outlines: the upper bound",
 }
 PIXELS = "object_hausdorff"  # the one score that is a distance and not a share

@@ -123,6 +123,7 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         current=take(masks.current).astype(jnp.int32),
         classes=take(blocks.classes),
         strong=take(blocks.strong),
+        average=jax.tree.map(take, masks.average),
     )
     opinion = predictions(forward(program.model, state.ema, take(blocks.image), note.inside))
     update = jax.vmap(program.rule.update, in_axes=(0, 0, None, None))(opinion, note, level, program.evolution)
@@ -140,6 +141,7 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         held=put(masks.held, update.held),
         tally=put(masks.tally, update.tally),
         updates=put(masks.updates, count),
+        average=jax.tree.map(put, masks.average, update.average),
     )
     return dataclasses.replace(blocks, masks=masks)
 

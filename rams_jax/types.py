@@ -38,12 +38,13 @@ class Example:
 class MaskState:
     """What the recursion changes: the current approximations of all images."""
 
-    current: Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (pseudo-labels only)
+    current: Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (not with `rams`)
     age: Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
     held: Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
     # float32[N, K, bins + 3], at the image's last turn: scores of pixels in reach; area of the objects by p, of P, of A
     tally: Array
     updates: Array  # int32[N]: how often the image took its turn
+    average: Array | None = None  # uint8[N, H, W, K]: running mean of p, 255 for 1; of rules with `memory` only
 
 
 @struct.dataclass
@@ -78,6 +79,7 @@ class Annotation:
     current: Array  # int32[H, W]
     classes: Array  # int32[J + 1 + K]
     strong: Array  # bool[]
+    average: Array | None = None  # uint8[H, W, K]
 
 
 @struct.dataclass
@@ -98,6 +100,7 @@ class Update:
     current: Array  # int32[H, W]
     held: Array  # bool[J + 1 + K]
     tally: Array  # float32[K, bins + 3]
+    average: Array | None = None  # uint8[H, W, K]
 
 
 @struct.dataclass

@@ -8,6 +8,7 @@ import pytest
 from rams_jax import baselines, evolution
 from rams_jax.types import BINS, Annotation, Batch, EvolutionSettings, Level, LossSettings, Predictions
 
+LABELLING = ("pseudo", "scribble2label", "seedgrow")
 LOSS = LossSettings(approximation=1.0, auxiliary=(0.0,), weak=0.5, weak_margin=1)
 FULL = [0, 1, 1, 1, 0, 2, 2, 0]
 PARTIAL = [0, 0, 1, 0, 0, 2, 0, 0]
@@ -104,18 +105,21 @@ def test_pseudo():
 SETTINGS = EvolutionSettings(1, 0.2, 0.8, 1.0, 15.0, 0.5, 0.0, 0.3, 0.5, 3, False, 0.02, 3.0, 2.0, (), ())
 
 
-def opinion(progress, strong=False):
-    """Pseudo-labels of one row: six pixels of the image, two of padding; ids 1 and 2 of classes 2 and 1."""
-    # background, class 1, class 2
-    p = [
-        (0.95, 0.03, 0.02),
-        (0.05, 0.92, 0.03),
-        (0.02, 0.03, 0.95),
-        (0.3, 0.6, 0.1),
-        (0.03, 0.02, 0.95),
-        (0.98, 0.01, 0.01),
-    ]
-    p += [(0.01, 0.98, 0.01), (0.98, 0.01, 0.01)]
+# background, class 1, class 2 of six pixels in the image, and of two of padding
+ROW = [
+    (0.95, 0.03, 0.02),
+    (0.05, 0.92, 0.03),
+    (0.02, 0.03, 0.95),
+    (0.3, 0.6, 0.1),
+    (0.03, 0.02, 0.95),
+    (0.98, 0.01, 0.01),
+    (0.01, 0.98, 0.01),
+    (0.98, 0.01, 0.01),
+]
+
+
+def opinion(progress, strong=False, update=baselines.pseudo_labels, p=ROW, average=None):
+    """Labels of one row: six pixels of the image, two of padding; ids 1 and 2 of classes 2 and 1."""
     p = jnp.array(p)[None, :, 1:]
     note = Annotation(
         inside=jnp.array([[True] * 6 + [False] * 2]),
@@ -124,10 +128,46 @@ def opinion(progress, strong=False):
         current=jnp.array([[-1, -1, 1, -1, -1, 2, 0, 0]]),
         classes=jnp.array([0, 2, 1, 1, 2]),  # ids 3 and 4: class 1 and 2 without an instance
         strong=jnp.array(strong),
+        average=average,
     )
     predictions = Predictions(p, jnp.full_like(p, 0.5), jnp.zeros((1, 8, 0)))
     level = Level(jnp.float32(progress), jnp.full(2, 0.3), jnp.full(2, 0.5), jnp.full(2, 0.5), jnp.full(2, 9.0))
-    return baselines.pseudo_labels(predictions, note, level, SETTINGS)
+    return update(predictions, note, level, SETTINGS)
+
+
+def test_filtered_labels_by_hand():
+    # Running means, 255 for 1; the new ones are old + 0.2 (p - old). Pixel 0: background 0.75; 1:
+    # class 1 0.904; 3: class 1 0.810, where p alone is no label; 4: class 2 0.748, where p alone would be one.
+    old = jnp.array([[(51, 26), (230, 10), (0, 0), (220, 0), (0, 178), (0, 0), (0, 0), (0, 0)]], jnp.uint8)
+    late = opinion(0.5, update=baselines.filtered_labels, average=old)
+    np.testing.assert_array_equal(late.current, [[-1, 3, 1, 3, -1, 2, -1, -1]])
+    # 51 + 0.2 (0.03 x 255 - 51) = 42.3, 26 + 0.2 (5.1 - 26) = 21.8; 220 + 0.2 (153 - 220) = 206.6, 0.2 x 25.5 = 5.1
+    np.testing.assert_array_equal(late.average[0, [0, 3]], [(42, 22), (207, 5)])
+    assert late.average.dtype == jnp.uint8
+    # Before the start nothing is a label, and the mean is the latest prediction.
+    early = opinion(0.1, update=baselines.filtered_labels, average=old)
+    np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
+    np.testing.assert_array_equal(early.average[0, [0, 3]], [(8, 5), (153, 26)])
+
+
+def test_scribble2label():
+    targets = baselines.RULES["scribble2label"].targets
+    labels = [0, -1, 1, 1, -1, 2, -1, 0]
+    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    half = [0.5, 0, 1, 0.5, 0, 1, 0, 0]  # marks at 2 and 5
+    check_targets(targets(batch(*WEAK, labels), 2, LOSS), [0, 9, 1, 1, 9, 2, 9, 0], half, NONE, PARTIAL, ALL)
+
+
+def test_grown_seeds_by_hand():
+    # Confident pixels, but next to a mark of the other class, or parted from that of their own by an unsure pixel;
+    # background of 0.95 is not sure enough.
+    apart = opinion(0.5, update=baselines.grown_seeds)
+    np.testing.assert_array_equal(apart.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
+    # The unsure one becomes sure: id 1 of class 2 grows through it to the next, but not into what is padding.
+    joined = opinion(0.5, update=baselines.grown_seeds, p=[(0.99, 0.01, 0), *ROW[1:3], (0.04, 0.1, 0.86), *ROW[4:]])
+    np.testing.assert_array_equal(joined.current, [[0, -1, 1, 1, 1, 2, -1, -1]])
+    early = opinion(0.1, update=baselines.grown_seeds, p=[*ROW[:3], (0.04, 0.1, 0.86), *ROW[4:]])
+    np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
 
 
 def test_pseudo_labels_by_hand():
@@ -155,12 +195,12 @@ def test_pseudo_labels_leave_strong_images_alone():
 
 def test_which_rules_do_what():
     rules = baselines.RULES
-    assert set(rules) == {"rams", "full", "strong", "naive", "ignore", "multitask", "pseudo"}
-    assert {name for name, rule in rules.items() if rule.update is not None} == {"rams", "pseudo"}
+    assert set(rules) == {"rams", "full", "strong", "naive", "ignore", "multitask", *LABELLING}
+    assert {name for name, rule in rules.items() if rule.update is not None} == {"rams", *LABELLING}
     assert rules["rams"].update is evolution.evolve
     assert [name for name, rule in rules.items() if rule.all_strong] == ["full"]
     assert [name for name, rule in rules.items() if not rule.weak_images] == ["strong"]
-    assert {name: rule.unmarked for name, rule in rules.items() if rule.unmarked} == {"pseudo": -1}
+    assert {name: rule.unmarked for name, rule in rules.items() if rule.unmarked} == dict.fromkeys(LABELLING, -1)
 
 
 def test_targets_work_in_jit_and_keep_their_types():
