@@ -14,7 +14,7 @@ PACKAGE = ROOT / "rams_jax"
 # From the bottom up; a module imports only what stands in lower rows.
 FLOORS = (
     ("types", "config", "commandline"),
-    ("annotations", "datasets", "exchange", "dicom"),
+    ("annotations", "datasets", "exchange", "dicom", "tables"),
     ("loading", "augment"),
     ("model", "losses", "metrics", "biometry"),
     ("evolution",),
@@ -38,6 +38,9 @@ BESIDE = {
     ("config", "types"),
     ("datasets", "annotations"),
     ("exchange", "annotations"),
+    ("tables", "annotations"),
+    ("datasets", "tables"),
+    ("exchange", "tables"),
     ("annotations", "dicom"),
     ("predict", "instances"),
     ("evaluate", "instances"),

@@ -13,10 +13,8 @@ classes.csv has the columns name (of the image, without ending), id and class; s
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
-import io
 import json
 import pathlib
 import tomllib
@@ -25,6 +23,7 @@ from typing import Any
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets.findings import Report, error, reported
+from rams_jax.tables import read_table, read_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -67,7 +66,7 @@ def read_project(path: pathlib.Path, names: Collection[str], report: Report) -> 
     content: dict[str, Any] = {}
     with reported(report, "project-syntax", path):
         try:
-            content = tomllib.loads(_text(path))
+            content = tomllib.loads(read_text(path))
         except tomllib.TOMLDecodeError as problem:
             raise AnnotationError(f"{path}: is not TOML ({problem}); lines look like pixel_size = 0.5.") from None
     values: dict[str, Any] = {}
@@ -184,28 +183,9 @@ def _rows(path: pathlib.Path, columns: Sequence[str], code: str, report: Report)
     """The rows of a table with their line numbers, stripped of blanks; [] where it cannot be read."""
     if not path.is_file():
         return []
-    words = f"{', '.join(columns[:-1])} and {columns[-1]}"
     with reported(report, code, path):
-        try:
-            reader = csv.DictReader(io.StringIO(_text(path)), restval="")
-            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
-            rows: list[tuple[int, Mapping[str, str]]] = [
-                (reader.line_num, {column: (row.get(column) or "").strip() for column in columns}) for row in reader
-            ]
-        except csv.Error as problem:
-            raise AnnotationError(f"{path}: cannot be read as CSV ({problem}); save it as such again.") from None
-        if not set(columns) <= set(reader.fieldnames):
-            raise AnnotationError(f"{path}: needs the columns {words}, named in its first line, separated by commas.")
+        _, rows = read_table(path, columns)
         if not rows:
-            raise AnnotationError(f"{path}: holds no lines below {words}; fill it in, or remove it.")
+            raise AnnotationError(f"{path}: holds no lines below {', '.join(columns)}; fill it in, or remove it.")
         return rows
     return []
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise AnnotationError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
-    except OSError as problem:
-        raise AnnotationError(f"{path}: cannot be read ({problem.strerror}); allow reading it.") from None

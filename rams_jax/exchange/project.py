@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 
 from rams_jax.annotations import AnnotationError
+from rams_jax.tables import read_table, read_text
 
 Classes = Mapping[str, Mapping[int, str]]  # class name, by image name and id
 _COLUMNS = ("name", "id", "class")
@@ -46,11 +47,10 @@ def read_classes(folder: pathlib.Path) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {}
     if not path.is_file():
         return found
-    _, rows = _table(path)
-    for line, row in enumerate(rows, start=2):
+    for line, row in read_table(path, _COLUMNS)[1]:
         try:
             found.setdefault(row["name"], {})[int(row["id"])] = row["class"]
-        except (KeyError, TypeError, ValueError):
+        except ValueError:
             raise AnnotationError(f"{path}: line {line}: needs a name, an integer id and a class.") from None
     return found
 
@@ -62,7 +62,7 @@ def extended_classes(folder: pathlib.Path, new: Classes) -> str:
     header = list(_COLUMNS)
     buffer = io.StringIO()
     if text:
-        header, _ = _table(path)
+        header, _ = read_table(path, _COLUMNS)
         buffer.write(text if text.endswith("\n") else text + "\n")
     table = csv.DictWriter(buffer, header, restval="", lineterminator="\n")
     if not text:
@@ -100,17 +100,6 @@ def extended_project(folder: pathlib.Path, class_names: Sequence[str], pixel_siz
     return new
 
 
-def _table(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(_text(path)))
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise AnnotationError(f"{path}: cannot be read as CSV ({error}).") from None
-    if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-        raise AnnotationError(f"{path}: needs the columns name, id and class, separated by commas.")
-    return list(reader.fieldnames or ()), rows
-
-
 def _class_names(path: pathlib.Path, text: str) -> tuple[str, ...]:
     try:
         names = tomllib.loads(text).get("class_names", [])
@@ -122,7 +111,4 @@ def _class_names(path: pathlib.Path, text: str) -> tuple[str, ...]:
 
 
 def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: cannot be read ({type(error).__name__}); save it as UTF-8 text.") from None
+    return read_text(path) if path.is_file() else ""

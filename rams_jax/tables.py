@@ -1,0 +1,50 @@
+"""The text files beside the images of a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from rams_jax.annotations import AnnotationError
+
+
+def read_text(path: pathlib.Path) -> str:
+    """The whole file.
+
+    Raises:
+      AnnotationError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise AnnotationError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
+    except OSError as problem:
+        raise AnnotationError(f"{path}: cannot be read ({problem.strerror}); allow reading it.") from None
+
+
+def read_table(path: pathlib.Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
+    """A CSV file with a header.
+
+    Args:
+      path: of the file.
+      columns: at least two that it must have; other ones are left out of the rows.
+
+    Returns:
+      All names of its header, and its rows with their line numbers, stripped of blanks.
+
+    Raises:
+      AnnotationError: it cannot be read as such a table.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path)), restval="")
+    try:
+        header = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = header
+        rows = [(reader.line_num, {column: (row.get(column) or "").strip() for column in columns}) for row in reader]
+    except csv.Error as problem:
+        raise AnnotationError(f"{path}: cannot be read as CSV ({problem}); save it as such again.") from None
+    if not set(columns) <= set(header):
+        words = f"{', '.join(columns[:-1])} and {columns[-1]}"
+        raise AnnotationError(f"{path}: needs the columns {words}, named in its first line, separated by commas.")
+    return header, rows
