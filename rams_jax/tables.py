@@ -24,6 +24,11 @@ def read_text(path: pathlib.Path) -> str:
         raise AnnotationError(f"{path}: cannot be read ({problem.strerror}); allow reading it.") from None
 
 
+def in_words(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def read_table(path: pathlib.Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
     """A CSV file with a header.
 
@@ -41,10 +46,13 @@ def read_table(path: pathlib.Path, columns: Sequence[str]) -> tuple[list[str], l
     try:
         header = [column.strip() for column in reader.fieldnames or ()]
         reader.fieldnames = header
-        rows = [(reader.line_num, {column: (row.get(column) or "").strip() for column in columns}) for row in reader]
+        rows: list[tuple[int, Mapping[str, str]]] = [
+            (reader.line_num, {column: (row.get(column) or "").strip() for column in columns}) for row in reader
+        ]
     except csv.Error as problem:
         raise AnnotationError(f"{path}: cannot be read as CSV ({problem}); save it as such again.") from None
     if not set(columns) <= set(header):
-        words = f"{', '.join(columns[:-1])} and {columns[-1]}"
-        raise AnnotationError(f"{path}: needs the columns {words}, named in its first line, separated by commas.")
+        raise AnnotationError(
+            f"{path}: needs the columns {in_words(columns)}, named in its first line, separated by commas."
+        )
     return header, rows

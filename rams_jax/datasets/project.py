@@ -23,7 +23,7 @@ from typing import Any
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets.findings import Report, error, reported
-from rams_jax.tables import read_table, read_text
+from rams_jax.tables import in_words, read_table, read_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -186,6 +186,6 @@ def _rows(path: pathlib.Path, columns: Sequence[str], code: str, report: Report)
     with reported(report, code, path):
         _, rows = read_table(path, columns)
         if not rows:
-            raise AnnotationError(f"{path}: holds no lines below {', '.join(columns)}; fill it in, or remove it.")
+            raise AnnotationError(f"{path}: holds no lines below {in_words(columns)}; fill it in, or remove it.")
         return rows
     return []
