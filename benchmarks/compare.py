@@ -23,7 +23,19 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-METHODS = ("full", "rams", "strong", "multitask", "pseudo", "scribble2label", "seedgrow", "ignore", "naive")
+METHODS = (
+    "full",
+    "rams",
+    "strong",
+    "multitask",
+    "pseudo",
+    "scribble2label",
+    "seedgrow",
+    "threestage",
+    "dmsps",
+    "ignore",
+    "naive",
+)
 # Experiments with other settings, beside the files in configs/.
 VARIANTS = {
     "histology_alone": ("histology", "--config.data.auxiliary=('interior',)"),  # without the task of separation

@@ -24,12 +24,15 @@ from rams_jax.types import (
     Predictions,
     Targets,
     Update,
+    View,
 )
 
 Array = jax.Array
 CONFIDENT = 0.9  # probability from which the averaged network's opinion becomes a pseudo-label
 # Of Scribble2Label: the same of a running mean, the weight of what is new in it, and of the labels in the loss.
 FILTERED, NEW, UNDRAWN = 0.8, 0.2, 0.5
+RAMP = 0.4  # of DMSPS: share of the training over which the weight of mixed labels rises
+SECOND_STAGE, LAST_STAGE = 1 / 3, 2 / 3  # of the three stages: shares of the training at which they begin
 SEED, BACKGROUND = 0.85, 0.99  # of DSRG: probability from which regions grow, and from which a pixel is background
 
 
@@ -37,7 +40,7 @@ SEED, BACKGROUND = 0.85, 0.99  # of DSRG: probability from which regions grow, a
 class Rule:
     """What a method does with full and partial masks."""
 
-    targets: Callable[[Batch, int, LossSettings], Targets]
+    targets: Callable[[Batch, int, LossSettings, View], Targets]
     update: Callable[[Predictions, Annotation, Level, EvolutionSettings], Update] | None = None
     all_strong: bool = False  # every training image is given with its full mask
     weak_images: bool = True  # the images without a full mask are trained on
@@ -56,7 +59,7 @@ def _approximation(classes: Array, batch: Batch, count: int) -> tuple[Array, Arr
 def _targets(batch: Batch, count: int, segmentation: Array, known: Array, masks: Array, weak: Array) -> Targets:
     approximation, weight = _approximation(masks, batch, count)
     return Targets(
-        segmentation=segmentation,
+        segmentation=jax.nn.one_hot(segmentation, count + 1),
         segmentation_weight=(batch.valid & known).astype(jnp.float32),
         weak_weight=(batch.valid & weak).astype(jnp.float32),
         approximation=approximation,
@@ -70,7 +73,7 @@ def _dilated(mask: Array, radius: int) -> Array:
     return jax.lax.reduce_window(mask, False, jax.lax.bitwise_or, (1, side, side), (1, 1, 1), "SAME")
 
 
-def recursive(batch: Batch, count: int, settings: LossSettings) -> Targets:
+def recursive(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """p learns Y on strong images, q learns the current masks on all (Ke et al., arXiv 2005.13053).
 
     With `settings.weak > 0` p also learns the grown masks of weak images (ours): object inside them, background where a
@@ -82,7 +85,7 @@ def recursive(batch: Batch, count: int, settings: LossSettings) -> Targets:
     return _targets(batch, count, batch.full, strong, masks, ~strong & ((masks > 0) | far))
 
 
-def naive(batch: Batch, count: int, settings: LossSettings) -> Targets:
+def naive(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """Partial masks are taken for full ones."""
     strong = batch.strong[:, None, None]
     labels = jnp.where(strong, batch.full, batch.partial)
@@ -90,7 +93,7 @@ def naive(batch: Batch, count: int, settings: LossSettings) -> Targets:
     return _targets(batch, count, labels, everywhere, batch.partial, ~everywhere)
 
 
-def ignore(batch: Batch, count: int, settings: LossSettings) -> Targets:
+def ignore(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """Unmarked pixels of weak images count for nothing: partial cross-entropy (Tang et al. 2018, arXiv 1804.01346).
 
     With the soft Dice over the pixels that count it is nnU-Net's loss for ignore labels (Gotkowski et al. 2024,
@@ -101,7 +104,7 @@ def ignore(batch: Batch, count: int, settings: LossSettings) -> Targets:
     return _targets(batch, count, labels, strong | (batch.partial > 0), batch.partial, jnp.zeros_like(batch.valid))
 
 
-def pseudo(batch: Batch, count: int, settings: LossSettings) -> Targets:
+def pseudo(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """Weak images teach what `pseudo_labels` found; the rest of them counts for nothing (Lee 2013)."""
     strong = batch.strong[:, None, None]
     labels = jnp.where(strong, batch.full, jnp.maximum(batch.current, 0))
@@ -109,12 +112,57 @@ def pseudo(batch: Batch, count: int, settings: LossSettings) -> Targets:
     return _targets(batch, count, labels, known, batch.partial, jnp.zeros_like(batch.valid))
 
 
-def scribble2label(batch: Batch, count: int, settings: LossSettings) -> Targets:
+def scribble2label(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """As `pseudo`, with half the weight where a label was not drawn (Lee and Jeong 2020, arXiv 2006.12890)."""
-    targets = pseudo(batch, count, settings)
+    targets = pseudo(batch, count, settings, view)
     drawn = batch.strong[:, None, None] | (batch.partial > 0)
     weight = targets.segmentation_weight * jnp.where(drawn, 1.0, UNDRAWN)
     return dataclasses.replace(targets, segmentation_weight=weight)
+
+
+def threestage(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
+    """Three stages of one training (Ke et al. 2020, arXiv 2012.00827); `stage_masks` makes the masks.
+
+    The segmentation learns Y and the marks, in the last stage also the masks of all weak images; the approximation
+    task, which is the head of the second stage, learns Y and whatever masks there are. Changed: the stages are thirds
+    of one training, with the averaged network for a teacher, and not networks of their own.
+    """
+    strong = batch.strong[:, None, None]
+    masks = jnp.where(strong, batch.full, batch.current)
+    found = masks >= 0
+    known = strong | (batch.partial > 0) | (found & (view.progress >= LAST_STAGE))
+    targets = _targets(batch, count, jnp.maximum(masks, 0), known, jnp.maximum(masks, 0), jnp.zeros_like(batch.valid))
+    weight = jnp.broadcast_to((batch.valid & found)[..., None], targets.approximation.shape)
+    return dataclasses.replace(targets, approximation_weight=weight.astype(jnp.float32))
+
+
+def dmsps(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
+    """Where nobody drew, two decoders learn a random mix of what both say (DMSPS: Han et al. 2024, MedIA 97).
+
+    Changed: the decoders are those of the segmentation and the approximation task; the weight of the mix rises over the
+    share RAMP of the training, as there, but to that of a drawn pixel; the second round of training is left out.
+    """
+    p, q = (_with_background(x) for x in (view.predictions.segmentation, view.predictions.approximation))
+    strong = batch.strong[:, None, None]
+    drawn = strong | (batch.partial > 0)
+    labels = jax.nn.one_hot(jnp.where(strong, batch.full, batch.partial), count + 1)
+    labels = jnp.where(drawn[..., None], labels, view.chance * p + (1 - view.chance) * q)
+    rising = jnp.exp(-5 * (1 - jnp.minimum(view.progress / RAMP, 1)) ** 2)
+    weight = batch.valid * jnp.where(drawn, 1.0, rising)
+    return Targets(
+        segmentation=labels,
+        segmentation_weight=weight,
+        weak_weight=jnp.zeros_like(weight),
+        approximation=labels[..., 1:],
+        approximation_weight=jnp.broadcast_to(weight[..., None], p[..., 1:].shape),
+    )
+
+
+def _with_background(probabilities: Array) -> Array:
+    """float[..., K + 1] that sum to 1, from those of the classes alone, which may sum to more."""
+    background = jnp.maximum(1 - probabilities.sum(-1, keepdims=True), 0)
+    shares = jnp.concatenate([background, probabilities], axis=-1)
+    return shares / shares.sum(-1, keepdims=True)
 
 
 def pseudo_labels(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -152,6 +200,13 @@ def grown_seeds(predictions: Predictions, note: Annotation, level: Level, settin
     return _labelled(labels, predictions, note, level, settings)
 
 
+def stage_masks(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
+    """Masks of the segmentation in the second stage of `threestage`, of the approximation task in the third."""
+    last = level.progress >= LAST_STAGE
+    labels = _confident(jnp.where(last, predictions.approximation, predictions.segmentation), 0.5, note)
+    return _labelled(jnp.where(level.progress >= SECOND_STAGE, labels, -1), predictions, note, level, settings)
+
+
 def _confident(p: Array, least: float, note: Annotation) -> Array:
     """int32[H, W]: 0 or a nameless instance of a class where float[H, W, K] reaches `least`, -1 elsewhere."""
     nameless = note.classes.shape[0] - p.shape[-1] + jnp.argmax(p, axis=-1)
@@ -186,4 +241,6 @@ RULES = {
     "pseudo": Rule(pseudo, update=pseudo_labels, unmarked=-1),
     "scribble2label": Rule(scribble2label, update=filtered_labels, unmarked=-1, memory=True),
     "seedgrow": Rule(pseudo, update=grown_seeds, unmarked=-1),
+    "threestage": Rule(threestage, update=stage_masks, unmarked=-1),
+    "dmsps": Rule(dmsps),
 }

@@ -29,15 +29,15 @@ def cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
 
     Args:
       logits: float[B, h, w, K + 1].
-      labels: int[B, h, w] in 0..K; what stands where the weight is 0 does not matter.
+      labels: float[B, h, w, K + 1], shares that sum to 1; what stands where the weight is 0 does not matter.
       weights: float[B, h, w].
 
     Returns:
       float32[], nats.
     """
-    logits = jnp.where(weights[..., None] > 0, logits, 0.0)
-    labels = jnp.where(weights > 0, labels, 0)
-    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), weights)
+    known = weights[..., None] > 0
+    losses = optax.softmax_cross_entropy(jnp.where(known, logits, 0.0), jnp.where(known, labels, 0.0))
+    return masked_mean(losses, weights)
 
 
 def soft_dice(logits: Array, labels: Array, weights: Array) -> Array:
@@ -46,7 +46,7 @@ def soft_dice(logits: Array, labels: Array, weights: Array) -> Array:
 
     Args:
       logits: float[B, h, w, K + 1].
-      labels: int[B, h, w].
+      labels: float[B, h, w, K + 1], as in `cross_entropy`.
       weights: float[B, h, w].
 
     Returns:
@@ -54,7 +54,7 @@ def soft_dice(logits: Array, labels: Array, weights: Array) -> Array:
     """
     weights = weights[..., None]
     probability = jax.nn.softmax(jnp.where(weights > 0, logits, 0.0), axis=-1)[..., 1:]
-    return _dice(probability, jax.nn.one_hot(labels, logits.shape[-1])[..., 1:], weights)
+    return _dice(probability, jnp.where(weights > 0, labels, 0.0)[..., 1:], weights)
 
 
 def binary_soft_dice(logits: Array, labels: Array, weights: Array) -> Array:

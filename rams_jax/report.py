@@ -50,6 +50,8 @@ METHODS = {
     "multitask": "rough marks teach a task of their own, and do not grow",
     "pseudo": "confident predictions join the rough marks as labels",
     "scribble2label": "predictions that stay confident on average join the rough marks as labels",
+    "threestage": "masks of one task teach a second one, whose masks teach the first one in the end",
+    "dmsps": "two tasks teach each other by a mix of what both say",
     "seedgrow": "confident predictions that hang together with a rough mark join it as labels",
     "full": "every training image is used with its true outlines: the upper bound",
 }

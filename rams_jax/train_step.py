@@ -27,6 +27,7 @@ from rams_jax.types import (
     LossSettings,
     MaskState,
     TrainState,
+    View,
 )
 
 Array = jax.Array
@@ -76,10 +77,12 @@ def _sample(key: Array, data: DatasetState, slots: tuple[Array, Array, Array], p
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), strong, weak)
 
 
-def _loss(params, batch: Batch, program: Program) -> tuple[Array, Metrics]:
-    """Loss of one logical shard's crops."""
-    targets = program.rule.targets(batch, program.model.classes, program.loss)
-    segmentation, approximation, auxiliary = forward(program.model, params, batch.image, batch.inside)
+def _loss(params, batch: Batch, progress: Array, chance: Array, program: Program) -> tuple[Array, Metrics]:
+    """Loss of one logical shard's crops; `progress` and `chance` as in `View`."""
+    logits = forward(program.model, params, batch.image, batch.inside)
+    view = View(progress, chance, jax.lax.stop_gradient(predictions(logits)))
+    targets = program.rule.targets(batch, program.model.classes, program.loss, view)
+    segmentation, approximation, auxiliary = logits
     weight = targets.segmentation_weight
     parts = {
         "loss_segmentation": losses.cross_entropy(segmentation, targets.segmentation, weight)
@@ -99,7 +102,7 @@ def _loss(params, batch: Batch, program: Program) -> tuple[Array, Metrics]:
                 + losses.binary_soft_dice(auxiliary[..., i : i + 1], *channel)
             )
     if program.loss.weak:
-        labels = jnp.maximum(batch.current, 0)
+        labels = jax.nn.one_hot(jnp.maximum(batch.current, 0), program.model.classes + 1)
         parts["loss_weak"] = program.loss.weak * losses.cross_entropy(segmentation, labels, targets.weak_weight)
     loss = sum(parts.values(), jnp.float32(0))
     return loss, parts | {"loss": loss}
@@ -199,8 +202,13 @@ def train_step(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, shard_ids)
     batches = jax.vmap(_sample, in_axes=(0, 0, 0, None))(keys, blocks, slots, program)
 
+    chances = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key, 3)[2]))(keys)  # `_sample` takes two
+    progress = state.step / program.steps
+
     def mean_loss(params) -> tuple[Array, Metrics]:
-        values, parts = jax.vmap(lambda batch: _loss(params, batch, program))(batches)
+        values, parts = jax.vmap(lambda batch, chance: _loss(params, batch, progress, chance, program))(
+            batches, chances
+        )
         return values.mean(), jax.tree.map(jnp.mean, parts)
 
     gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params)

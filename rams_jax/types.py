@@ -122,7 +122,7 @@ class Batch:
 class Targets:
     """What each task learns from a batch."""
 
-    segmentation: Array  # int32[B, h, w] in 0..K
+    segmentation: Array  # float32[B, h, w, K + 1]: shares of background and the classes
     segmentation_weight: Array  # float32[B, h, w]
     weak_weight: Array  # float32[B, h, w]: where the segmentation also learns `current`
     approximation: Array  # float32[B, h, w, K]
@@ -136,6 +136,15 @@ class Predictions:
     segmentation: Array  # float32[..., H, W, K]: p, without background
     approximation: Array  # float32[..., H, W, K]: q
     auxiliary: Array  # float32[..., H, W, S]: s
+
+
+@struct.dataclass
+class View:
+    """What the network in training makes of a batch, and when; nothing is learnt through it."""
+
+    progress: Array  # float32[]: share of the training that is done
+    chance: Array  # float32[] in 0..1, a new one each step
+    predictions: Predictions  # of the batch
 
 
 @struct.dataclass

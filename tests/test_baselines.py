@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rams_jax import baselines, evolution
-from rams_jax.types import BINS, Annotation, Batch, EvolutionSettings, Level, LossSettings, Predictions
+from rams_jax.types import BINS, Annotation, Batch, EvolutionSettings, Level, LossSettings, Predictions, View
 
-LABELLING = ("pseudo", "scribble2label", "seedgrow")
+LABELLING = ("pseudo", "scribble2label", "seedgrow", "threestage")
 LOSS = LossSettings(approximation=1.0, auxiliary=(0.0,), weak=0.5, weak_margin=1)
 FULL = [0, 1, 1, 1, 0, 2, 2, 0]
 PARTIAL = [0, 0, 1, 0, 0, 2, 0, 0]
@@ -42,7 +42,8 @@ def check_targets(targets, segmentation, known, weak, masks, approximation_weigh
     """Rows of eight values; labels count only where there is weight."""
     known = np.array(known)
     np.testing.assert_array_equal(targets.segmentation_weight[0, 0], known)
-    np.testing.assert_array_equal(np.asarray(targets.segmentation[0, 0])[known > 0], np.array(segmentation)[known > 0])
+    expected = np.array(segmentation)[known > 0][:, None] == np.arange(3)
+    np.testing.assert_array_equal(np.asarray(targets.segmentation[0, 0])[known > 0], expected)
     np.testing.assert_array_equal(targets.weak_weight[0, 0], weak)
     expected = np.array([[m == 1, m == 2] for m in masks], float)
     np.testing.assert_array_equal(targets.approximation[0, 0], expected)
@@ -53,26 +54,35 @@ def check_targets(targets, segmentation, known, weak, masks, approximation_weigh
 NONE, ALL = [0] * 8, VALID
 
 
+def view(progress=0.5, chance=0.25, p=0.0, q=0.0):
+    """Two classes; what is said of class 1 is said of class 2 nowhere."""
+    maps = [jnp.zeros((1, 1, 8, 2)).at[..., 0].set(jnp.array(x)) for x in (p, q)]
+    return View(jnp.float32(progress), jnp.float32(chance), Predictions(*maps, jnp.zeros((1, 1, 8, 0))))
+
+
+VIEW = view()
+
+
 @pytest.mark.parametrize("rule", ["rams", "full", "strong", "multitask"])
 def test_recursive(rule):
     targets = baselines.RULES[rule].targets
     # On strong images p learns Y and q the current masks; the weak part is for weak images.
-    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, CURRENT, ALL)
+    check_targets(targets(batch(*STRONG), 2, LOSS, VIEW), FULL, ALL, NONE, CURRENT, ALL)
     # On weak ones p learns nothing but, if asked to, the masks: objects inside, background beyond a margin of 1 pixel.
     # Masks at 1, 2 and 5; the margin takes 0, 3, 4 and 6; 7 is not valid.
-    check_targets(targets(batch(*WEAK), 2, LOSS), NONE, NONE, [0, 1, 1, 0, 0, 1, 0, 0], CURRENT, ALL)
+    check_targets(targets(batch(*WEAK), 2, LOSS, VIEW), NONE, NONE, [0, 1, 1, 0, 0, 1, 0, 0], CURRENT, ALL)
     none = LossSettings(1.0, 0.0, 0.5, weak_margin=0)
-    check_targets(targets(batch(*WEAK), 2, none), NONE, NONE, ALL, CURRENT, ALL)
+    check_targets(targets(batch(*WEAK), 2, none, VIEW), NONE, NONE, ALL, CURRENT, ALL)
     # Not all objects are marked: nothing is background, neither for p nor for q.
     marked = [0, 1, 1, 0, 0, 1, 0, 0]
-    check_targets(targets(batch(*INCOMPLETE), 2, LOSS), NONE, NONE, marked, CURRENT, marked)
+    check_targets(targets(batch(*INCOMPLETE), 2, LOSS, VIEW), NONE, NONE, marked, CURRENT, marked)
 
 
 def test_the_weak_margin_is_a_square():
     current = jnp.zeros((1, 9, 9), jnp.int32).at[0, 4, 4].set(1)
     whole = jnp.ones((1, 9, 9), bool)
     one = batch(*WEAK).replace(current=current, valid=whole, full=0 * current, partial=0 * current)
-    weak = baselines.recursive(one, 1, LossSettings(1.0, 0.0, 0.5, weak_margin=2)).weak_weight[0]
+    weak = baselines.recursive(one, 1, LossSettings(1.0, 0.0, 0.5, weak_margin=2), VIEW).weak_weight[0]
     expected = np.ones((9, 9))
     expected[2:7, 2:7] = 0
     expected[4, 4] = 1
@@ -81,24 +91,29 @@ def test_the_weak_margin_is_a_square():
 
 def test_naive():
     targets = baselines.RULES["naive"].targets
-    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
-    check_targets(targets(batch(*WEAK), 2, LOSS), PARTIAL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*STRONG), 2, LOSS, VIEW), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*WEAK), 2, LOSS, VIEW), PARTIAL, ALL, NONE, PARTIAL, ALL)
 
 
 def test_ignore():
     targets = baselines.RULES["ignore"].targets
     marked = [0, 0, 1, 0, 0, 1, 0, 0]
-    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
-    check_targets(targets(batch(*WEAK), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, ALL)
-    check_targets(targets(batch(*INCOMPLETE), 2, LOSS), PARTIAL, marked, NONE, PARTIAL, marked)
+    check_targets(targets(batch(*STRONG), 2, LOSS, VIEW), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*WEAK), 2, LOSS, VIEW), PARTIAL, marked, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*INCOMPLETE), 2, LOSS, VIEW), PARTIAL, marked, NONE, PARTIAL, marked)
 
 
 def test_pseudo():
     targets = baselines.RULES["pseudo"].targets
     opinion = [0, -1, 1, 1, -1, 2, -1, 0]
-    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*STRONG), 2, LOSS, VIEW), FULL, ALL, NONE, PARTIAL, ALL)
     check_targets(
-        targets(batch(*WEAK, opinion), 2, LOSS), [0, 9, 1, 1, 9, 2, 9, 0], [1, 0, 1, 1, 0, 1, 0, 0], NONE, PARTIAL, ALL
+        targets(batch(*WEAK, opinion), 2, LOSS, VIEW),
+        [0, 9, 1, 1, 9, 2, 9, 0],
+        [1, 0, 1, 1, 0, 1, 0, 0],
+        NONE,
+        PARTIAL,
+        ALL,
     )
 
 
@@ -153,9 +168,9 @@ def test_filtered_labels_by_hand():
 def test_scribble2label():
     targets = baselines.RULES["scribble2label"].targets
     labels = [0, -1, 1, 1, -1, 2, -1, 0]
-    check_targets(targets(batch(*STRONG), 2, LOSS), FULL, ALL, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*STRONG), 2, LOSS, VIEW), FULL, ALL, NONE, PARTIAL, ALL)
     half = [0.5, 0, 1, 0.5, 0, 1, 0, 0]  # marks at 2 and 5
-    check_targets(targets(batch(*WEAK, labels), 2, LOSS), [0, 9, 1, 1, 9, 2, 9, 0], half, NONE, PARTIAL, ALL)
+    check_targets(targets(batch(*WEAK, labels), 2, LOSS, VIEW), [0, 9, 1, 1, 9, 2, 9, 0], half, NONE, PARTIAL, ALL)
 
 
 def test_grown_seeds_by_hand():
@@ -168,6 +183,51 @@ def test_grown_seeds_by_hand():
     np.testing.assert_array_equal(joined.current, [[0, -1, 1, 1, 1, 2, -1, -1]])
     early = opinion(0.1, update=baselines.grown_seeds, p=[*ROW[:3], (0.04, 0.1, 0.86), *ROW[4:]])
     np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
+
+
+def test_threestage():
+    targets = baselines.RULES["threestage"].targets
+    labels = [0, -1, 1, 1, -1, 2, -1, 0]  # a weak image; marks at 2 and 5
+    found, marked = [1, 0, 1, 1, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1, 0, 0]
+    masks = [max(x, 0) for x in labels]
+    for progress, known in ((0.5, marked), (0.65, marked), (0.67, found)):
+        check_targets(targets(batch(*WEAK, labels), 2, LOSS, view(progress)), masks, known, NONE, masks, found)
+    # On strong images both tasks learn Y, whatever the masks say.
+    check_targets(targets(batch(*STRONG, [-1] * 8), 2, LOSS, VIEW), FULL, ALL, NONE, FULL, ALL)
+
+
+def test_masks_of_three_stages_by_hand():
+    def q_says_half(predictions, *rest):
+        # The approximation of class 2 is 0.6 everywhere.
+        q = jnp.zeros_like(predictions.segmentation).at[..., 1].set(0.6)
+        return baselines.stage_masks(predictions.replace(approximation=q), *rest)
+
+    nothing = opinion(0.3, update=q_says_half)
+    np.testing.assert_array_equal(nothing.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
+    second = opinion(0.5, update=q_says_half)  # as p has it: background, class 1, the mark, class 1, class 2, the mark
+    np.testing.assert_array_equal(second.current, [[0, 3, 1, 3, 4, 2, -1, -1]])
+    third = opinion(0.7, update=q_says_half)
+    np.testing.assert_array_equal(third.current, [[4, 4, 1, 4, 4, 2, -1, -1]])
+
+
+def test_dmsps_by_hand():
+    targets = baselines.RULES["dmsps"].targets
+    weak = targets(batch(*WEAK), 2, LOSS, view(progress=0.2, chance=0.25, p=0.8, q=0.4))
+    # The mix has 0.25 x 0.8 + 0.75 x 0.4 = 0.5 of class 1; marks at 2 and 5 are what was drawn.
+    expected = np.tile([0.5, 0.5, 0.0], (8, 1))
+    expected[2], expected[5] = [0, 1, 0], [0, 0, 1]
+    np.testing.assert_allclose(weak.segmentation[0, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(weak.approximation[0, 0], expected[:, 1:], atol=1e-6)
+    # Halfway up the ramp the weight is exp(-5 / 4); nobody looked at the last pixel.
+    weight = np.array([1, 1, 0, 1, 1, 0, 1, 0]) * np.exp(-1.25) + [0, 0, 1, 0, 0, 1, 0, 0]
+    np.testing.assert_allclose(weak.segmentation_weight[0, 0], weight, rtol=1e-6)
+    np.testing.assert_allclose(weak.approximation_weight[0, 0], np.tile(weight[:, None], 2), rtol=1e-6)
+    late = targets(batch(*WEAK), 2, LOSS, view(progress=0.4))
+    np.testing.assert_array_equal(late.segmentation_weight[0, 0], VALID)
+    # Probabilities of independent tasks that sum to more than 1 are shares all the same.
+    both = View(*[jnp.float32(1.0)] * 2, Predictions(*[jnp.full((1, 1, 8, 2), 0.8)] * 2, jnp.zeros((1, 1, 8, 0))))
+    np.testing.assert_allclose(targets(batch(*WEAK), 2, LOSS, both).segmentation[0, 0, 0], [0, 0.5, 0.5], atol=1e-6)
+    check_targets(targets(batch(*STRONG), 2, LOSS, VIEW), FULL, ALL, NONE, FULL, ALL)
 
 
 def test_pseudo_labels_by_hand():
@@ -195,7 +255,7 @@ def test_pseudo_labels_leave_strong_images_alone():
 
 def test_which_rules_do_what():
     rules = baselines.RULES
-    assert set(rules) == {"rams", "full", "strong", "naive", "ignore", "multitask", *LABELLING}
+    assert set(rules) == {"rams", "full", "strong", "naive", "ignore", "multitask", "dmsps", *LABELLING}
     assert {name for name, rule in rules.items() if rule.update is not None} == {"rams", *LABELLING}
     assert rules["rams"].update is evolution.evolve
     assert [name for name, rule in rules.items() if rule.all_strong] == ["full"]
@@ -205,9 +265,13 @@ def test_which_rules_do_what():
 
 def test_targets_work_in_jit_and_keep_their_types():
     for name, rule in baselines.RULES.items():
-        targets = jax.eval_shape(lambda one, rule=rule: rule.targets(one, 2, LOSS), batch(*WEAK))
-        assert targets.segmentation.shape == targets.weak_weight.shape == (1, 1, 8), name
+        targets = jax.eval_shape(lambda one, rule=rule: rule.targets(one, 2, LOSS, VIEW), batch(*WEAK))
+        assert targets.segmentation.shape == (1, 1, 8, 3) and targets.weak_weight.shape == (1, 1, 8), name
         assert targets.approximation.shape == (1, 1, 8, 2), name
-        assert targets.segmentation.dtype == jnp.int32, name
-        for weight in (targets.segmentation_weight, targets.weak_weight, targets.approximation_weight):
+        for weight in (
+            targets.segmentation,
+            targets.segmentation_weight,
+            targets.weak_weight,
+            targets.approximation_weight,
+        ):
             assert weight.dtype == jnp.float32, name

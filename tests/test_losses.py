@@ -56,9 +56,15 @@ def slow_binary_dice(logits, labels, weights):
     return float(np.mean(1 - 2 * overlap / area))
 
 
+def of_labels(loss):
+    """The loss as a function of int labels; -1 is no class at all."""
+    return lambda logits, labels, weights: loss(logits, jax.nn.one_hot(labels, logits.shape[-1]), weights)
+
+
+cross_entropy, soft_dice = of_labels(losses.cross_entropy), of_labels(losses.soft_dice)
 CASES = {
-    "cross_entropy": (losses.cross_entropy, slow_cross_entropy, False),
-    "soft_dice": (losses.soft_dice, slow_dice, False),
+    "cross_entropy": (cross_entropy, slow_cross_entropy, False),
+    "soft_dice": (soft_dice, slow_dice, False),
     "binary_cross_entropy": (losses.binary_cross_entropy, slow_binary, True),
     "binary_soft_dice": (losses.binary_soft_dice, slow_binary_dice, True),
 }
@@ -132,13 +138,25 @@ def test_nan_without_weight_reaches_neither_value_nor_gradient(loss, slow, binar
 
 def test_cross_entropies_with_full_weight_are_optax_means():
     logits, labels, _ = make(10)
-    found = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(SHAPE))
+    found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(SHAPE))
     expected = optax.softmax_cross_entropy(jnp.asarray(logits), jax.nn.one_hot(labels, 3)).mean()
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     logits, labels, _ = make(11, binary=True)
     found = losses.binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.ones((*SHAPE, 1)))
     expected = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels)).mean()
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_shares_of_classes_as_labels():
+    logits, one, weights = make(12)
+    other = (one + 1) % 3
+    mixed = 0.3 * jax.nn.one_hot(one, 3) + 0.7 * jax.nn.one_hot(other, 3)
+    found = losses.cross_entropy(jnp.asarray(logits), mixed, jnp.asarray(weights))
+    expected = 0.3 * slow_cross_entropy(logits, one, weights) + 0.7 * slow_cross_entropy(logits, other, weights)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)  # linear in the labels
+    # Probability 0.5 of the one class, which holds half of the pixel: 1 - 2 x 0.5 x 0.5 / (0.5 + 0.5).
+    half = jnp.array([[[[0.5, 0.5]]]])
+    np.testing.assert_allclose(losses.soft_dice(jnp.zeros((1, 1, 1, 2)), half, jnp.ones((1, 1, 1))), 0.5, rtol=1e-6)
 
 
 def test_masked_mean_by_hand():
@@ -155,9 +173,9 @@ def test_soft_dice_by_hand():
     logits = jnp.log(jnp.array([[[[0.25, 0.5, 0.25], [0.5, 0.25, 0.25]]]]))
     labels = jnp.array([[[1, 0]]])
     # 1 - 2 * 0.5 / (0.75 + 1) = 3 / 7.
-    np.testing.assert_allclose(losses.soft_dice(logits, labels, jnp.ones((1, 1, 2))), 3 / 7, rtol=1e-6)
+    np.testing.assert_allclose(soft_dice(logits, labels, jnp.ones((1, 1, 2))), 3 / 7, rtol=1e-6)
     sure = jnp.array([[[[-50.0, 50.0, -50.0], [50.0, -50.0, -50.0]]]])
-    np.testing.assert_allclose(losses.soft_dice(sure, labels, jnp.ones((1, 1, 2))), 0, atol=1e-6)
+    np.testing.assert_allclose(soft_dice(sure, labels, jnp.ones((1, 1, 2))), 0, atol=1e-6)
 
 
 def test_binary_soft_dice_by_hand():
@@ -169,7 +187,7 @@ def test_binary_soft_dice_by_hand():
 
 def test_extreme_logits_stay_finite():
     logits = jnp.array([[[[80.0, -80.0], [-80.0, 80.0]]]])
-    value, gradient = jax.value_and_grad(losses.cross_entropy)(logits, jnp.array([[[1, 1]]]), jnp.ones((1, 1, 2)))
+    value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([[[1, 1]]]), jnp.ones((1, 1, 2)))
     np.testing.assert_allclose(value, 80.0)
     assert np.isfinite(gradient).all()
     value, gradient = jax.value_and_grad(losses.binary_cross_entropy)(logits, jnp.ones((1, 1, 2, 2)), jnp.ones(()))
