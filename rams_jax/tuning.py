@@ -51,11 +51,12 @@ def tune(
         found = [label_instances(p, f, candidate) for p, f in zip(predictions, foregrounds, strict=True)]
         return shape_sums(examples, [f[0] for f in found], [f[1] for f in found], classes)
 
-    candidates = [settings] + [
+    others = [
         dataclasses.replace(settings, marker_sigma=factor * settings.marker_sigma, marker_depth=depth)
         for factor in SIGMAS
         for depth in DEPTHS
     ]
+    candidates = list(dict.fromkeys([settings, *others]))
     return candidates[first_as_good([shapes(c) for c in candidates])]
 
 
