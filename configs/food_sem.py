@@ -8,7 +8,7 @@ Command:   python launch/main.py --config=configs/food_sem.py
 In short:  the same with configs/food_sem.py:smoke: a trial of a minute or two, and the scores mean little.
 Hardware:  2 CPU cores and 4 GiB of memory; takes a GPU or TPU where jax finds one.
 Time:      meant for 10 minutes on 2 cores; what it took on one is in the cells below.
-Score:     of one seed so far, in benchmarks/results/food_sem.
+Score:     in benchmarks/results/food_sem.
 """
 
 from ml_collections import ConfigDict

@@ -108,7 +108,9 @@ def default() -> ConfigDict:
     config.evolution.reach = 3  # 4-neighbour steps, in pixels, that a region may grow in one update
     config.evolution.monotone = False  # masks never shrink; False = grown again from the marks at each update
     config.evolution.stop_growth = 0.02  # relative change of area below which an instance rests
-    config.evolution.max_area_factor = 3.0  # largest area, relative to the largest strong object of the class
+    config.evolution.max_area_factor = (
+        3.0  # largest area, relative to the largest strong object, or what the mark foretells
+    )
     config.evolution.leak_factor = (
         2.0  # largest area after one update, relative to a disc grown by `reach` on all sides
     )

@@ -293,7 +293,9 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     new = grow(field, start, level.tau, settings.reach)
     new = grow(field.at_seams(), new, level.tau, SEAM)
     before, after = sizes(old, instances), sizes(new, instances)
-    largest = jnp.concatenate([jnp.full(1, jnp.inf), level.largest])[note.classes]
+    # The outlined objects may all be small ones: what the mark foretells has a say too.
+    foretold = sizes(note.partial, instances) * jnp.concatenate([jnp.zeros(1), 1 / level.rho])[note.classes]
+    largest = jnp.maximum(jnp.concatenate([jnp.full(1, jnp.inf), level.largest])[note.classes], foretold)
     # What a disc of this area becomes when it grows by `reach` on all sides is no leak yet.
     expected = jnp.pi * (jnp.sqrt(before / jnp.pi) + settings.reach) ** 2
     leak = after > settings.leak_factor * expected

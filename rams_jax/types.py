@@ -207,7 +207,7 @@ class EvolutionSettings:
     reach: int  # 4-neighbour steps a region may grow in one update
     monotone: bool  # A_t stays inside A_{t+1}
     stop_growth: float  # relative change of area below which an instance rests
-    max_area_factor: float  # of the largest strong object of the class
+    max_area_factor: float  # of the largest strong object of the class, or of what the mark foretells if that is more
     leak_factor: float  # largest area after one update, relative to a disc that grew by `reach` on all sides
     closing: tuple[int, ...]  # auxiliary channels that say where no mask grows
     seams: tuple[int, ...]  # those that see borders of objects: masks grow up to them, and then share them

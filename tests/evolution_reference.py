@@ -153,7 +153,8 @@ def evolve(case, settings):
     for j in opinion.mean:
         before, after = int((old == j).sum()), int((new == j).sum())
         radius = math.sqrt(before / math.pi) + settings.reach  # of the disc that a disc of this area would become
-        if after > settings.max_area_factor * largest[case.classes[j] - 1]:
+        k = case.classes[j] - 1
+        if after > settings.max_area_factor * max(largest[k], (case.partial == j).sum() / case.rho[k]):
             held.add(j)
         elif after > settings.leak_factor * math.pi * radius**2:
             leaked.add(j)

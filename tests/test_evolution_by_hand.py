@@ -96,14 +96,16 @@ def test_reach_counts_four_neighbour_steps():
 
 
 def test_brake_largest_object():
-    # From one pixel two steps reach 1 + 4 + 8 = 13 pixels: more than 3 x 4, not more than 3 x 5.
+    # From one pixel two steps reach 1 + 4 + 8 = 13 pixels: more than 3 x 4, not more than 3 x 5. A mark says 1 / rho.
     marks = np.zeros((5, 5), int)
     marks[2, 2] = 2
     settings = dataclasses.replace(SETTINGS, max_area_factor=3.0)
-    update = fast([case_of(marks, largest=4.0), case_of(marks, largest=5.0)], settings)
+    small = case_of(marks, largest=4.0)
+    cases = [small, case_of(marks, largest=5.0), dataclasses.replace(small, rho=np.array([0.2]))]
+    update = fast(cases, settings)
     np.testing.assert_array_equal(update.current[0], marks)
-    assert (update.current[1] == 2).sum() == 13
-    np.testing.assert_array_equal(update.held, [[False, False, True, False], [False] * 4])
+    assert (update.current[1] == 2).sum() == (update.current[2] == 2).sum() == 13
+    np.testing.assert_array_equal(update.held, [[False, False, True, False], [False] * 4, [False] * 4])
 
 
 def test_brake_leak():
@@ -170,6 +172,7 @@ def test_a_held_instance_does_not_stop_its_neighbour():
     case = dataclasses.replace(
         case, q=np.repeat(case.q, 2, axis=-1), tau=np.full(2, 0.5), kappa=np.full(2, 0.5), largest=np.array([1.0, 9.0])
     )
+    case = dataclasses.replace(case, rho=np.ones(2))
     update = fast([case], dataclasses.replace(SETTINGS, max_area_factor=1.0, reach=1))
     np.testing.assert_array_equal(update.current[0], row(1, 0, 0, 2, 2))
     np.testing.assert_array_equal(update.held[0], [False, True, False, False, False])
