@@ -21,21 +21,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rams_jax.config import METHODS
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-METHODS = (
-    "full",
-    "rams",
-    "strong",
-    "multitask",
-    "pseudo",
-    "scribble2label",
-    "seedgrow",
-    "threestage",
-    "dmsps",
-    "ignore",
-    "naive",
-)
 # Experiments with other settings, beside the files in configs/.
 VARIANTS = {
     "histology_alone": ("histology", "--config.data.auxiliary=('interior',)"),  # without the task of separation

@@ -14,19 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-METHODS = (
-    "rams",
-    "strong",
-    "naive",
-    "ignore",
-    "multitask",
-    "pseudo",
-    "scribble2label",
-    "seedgrow",
-    "threestage",
-    "dmsps",
-    "full",
-)
+METHODS = tuple("full rams strong multitask pseudo scribble2label seedgrow threestage dmsps ignore naive".split())
 DATASETS = ("scratch_assay", "folder", "histology", "fluorescence", "ultrasound", "food_sem")
 COPIED = ("histology", "fluorescence", "ultrasound")  # read from a local copy, or downloaded
 DTYPES = ("float32", "bfloat16")

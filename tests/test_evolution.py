@@ -31,7 +31,7 @@ SEEDS = range(8)
     ],
 )
 def test_agrees_with_the_slow_reference(classes, auxiliary, monotone):
-    settings = dataclasses.replace(BRAKED, monotone=monotone, size_prior=0.3, leak_factor=0.4)
+    settings = dataclasses.replace(BRAKED, monotone=monotone, size_prior=0.3, leak_factor=0.4, max_area_factor=0.5)
     cases = [random_case(seed, classes, auxiliary) for seed in SEEDS]
     update = fast(cases, settings)
     seen = {"held": 0, "leaked": 0, "unlikely": 0, "rested": 0, "healed": 0, "contested": 0, "grown": 0, "shared": 0}
