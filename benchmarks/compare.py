@@ -105,18 +105,14 @@ def read_cells(folder: pathlib.Path) -> dict[str, list[dict]]:
 def table(cells: dict[str, list[dict]]) -> str:
     """Markdown: mean and standard deviation over the seeds on the test images, and of the grown masks.
 
-    Recovered is the share of the gap from `strong` to `full` that a method closes, of the mean scores.
+    Recovered is the share of the gap from `strong` to `full` that a method closes, of the mean scores over the seeds
+    that all three have.
     """
     lines = [
         f"| method | {' | '.join(MEASURES.values())} | recovered: Dice | AJI | masks: precision | recall | seeds |",
         "|---" * (len(MEASURES) + 6) + "|",
     ]
     whole = {method: [cell for cell in found if "failed" not in cell] for method, found in cells.items()}
-    means = {
-        method: {name: float(np.mean([cell["test"][name] for cell in found])) for name in MEASURES}
-        for method, found in whole.items()
-        if found
-    }
     for method, found in whole.items():
         failed = len(cells[method]) - len(found)
         seeds = f"{len(found)}" + (f", {failed} failed" if failed else "")
@@ -125,19 +121,21 @@ def table(cells: dict[str, list[dict]]) -> str:
                 lines.append(f"| `{method}` |" + " |" * (len(MEASURES) + 4) + f" {seeds} |")
             continue
         row = [spread([cell["test"][name] for cell in found]) for name in MEASURES]
-        row += [recovered(means, method, name) for name in ("dice", "aji")]
+        row += [recovered(whole, method, name) for name in ("dice", "aji")]
         grown = [cell["masks"] for cell in found if cell["masks"]]
         row += [spread([masks[name] for masks in grown]) if grown else "" for name in ("precision", "recall")]
         lines.append(f"| `{method}` | {' | '.join([*row, seeds])} |")
     return "\n".join(lines)
 
 
-def recovered(means: dict[str, dict[str, float]], method: str, name: str) -> str:
-    """Share of the gap; nothing for its two ends, or where one of them is not there."""
-    if method in ("strong", "full") or not {"strong", "full"} <= set(means):
+def recovered(cells: dict[str, list[dict]], method: str, name: str) -> str:
+    """Share of the gap; nothing for its two ends, or where the three have no seed in common."""
+    by_seed = {m: {cell["seed"]: cell["test"][name] for cell in cells[m]} for m in ("strong", "full", method)}
+    seeds = set.intersection(*(set(scores) for scores in by_seed.values()))
+    if method in ("strong", "full") or not seeds:
         return ""
-    gap = means["full"][name] - means["strong"][name]
-    return f"{(means[method][name] - means['strong'][name]) / gap:.0%} of {gap:.3f}" if gap else ""
+    low, high, reached = (float(np.mean([scores[seed] for seed in seeds])) for scores in by_seed.values())
+    return f"{(reached - low) / (high - low):.0%} of {high - low:.3f}" if high > low else ""
 
 
 def spread(values: list[float]) -> str:

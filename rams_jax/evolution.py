@@ -20,6 +20,7 @@ from rams_jax.types import BINS, Annotation, EvolutionSettings, Level, Predictio
 
 Array = jax.Array
 CLOSED = 2.0  # a threshold that no score reaches
+LAGGARD = 1 / 3  # of `tau_min`, down to which an object may go that holds less than its mark foretells
 SEAM = 3  # pixels that a region may grow into a border between objects, once it has grown elsewhere
 BELIEVED = 1.5  # factor by which the segmentation's estimate of rho may differ from the outlined objects'
 _SMALLEST = 1e-6
@@ -248,7 +249,8 @@ def _divisors(field: Field, territory: Array, note: Annotation, level: Level, se
     """float32[J + 1]: the score that each object asks for, `tau (|A_j| / E_j)^size_prior`, over the common `tau`.
 
     `|A_j|` is its area at that very score and `E_j = |P_j| kappa / rho` the area that its mark foretells. The area
-    falls as the score rises, so there is one solution; it is found among the edges of the bins.
+    falls as the score rises, so there is one solution; it is found among the edges of the bins. What holds the common
+    `tau` up is `tau_min`; a pale object may go lower, for it grows no further than its mark foretells.
     """
     instances = note.classes.shape[0]
     marks = sizes(note.partial, instances)
@@ -263,7 +265,7 @@ def _divisors(field: Field, territory: Array, note: Annotation, level: Level, se
     foretold = jnp.maximum(marks * growth, 1.0)
     asked = tau[:, None] * (area / foretold[:, None]) ** settings.size_prior
     edges = jnp.arange(BINS) / BINS
-    own = jnp.maximum(jnp.sum(edges < asked, axis=1) / BINS, settings.tau_min)
+    own = jnp.maximum(jnp.sum(edges < asked, axis=1) / BINS, settings.tau_min * LAGGARD)
     # Within a bin of the common score it is that score; where nothing may grow, nothing does.
     return jnp.where((jnp.abs(own - tau) <= 1 / BINS) | (tau > 1), 1.0, own / tau)
 
@@ -283,7 +285,7 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     count, instances = level.tau.shape[0], note.classes.shape[0]
     field = Field(predictions, note, settings)
     # Everything that could be reached at all: the histogram says where the next threshold lies.
-    floor = jnp.full(count, settings.tau_min)
+    floor = jnp.full(count, settings.tau_min * LAGGARD)
     territory = grow(field, note.partial, floor, None)
     territory = grow(field.at_seams(), territory, floor, SEAM)
     field = field.divided(_divisors(field, territory, note, level, settings))

@@ -1,6 +1,6 @@
 """Update E, written slowly: loops over pixels and instances, float64, no logarithms.
 
-What `rams_jax.evolution` must agree with. Nothing here is shared with it but two constants.
+What `rams_jax.evolution` must agree with. Nothing here is shared with it but three constants.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from rams_jax.evolution import SEAM
+from rams_jax.evolution import LAGGARD, SEAM
 from rams_jax.types import BINS
 
 
@@ -79,7 +79,7 @@ class Opinion:
                 if edge >= tau * (area / foretold) ** self.settings.size_prior:
                     own = edge
                     break
-            own = max(own, self.settings.tau_min)
+            own = max(own, self.settings.tau_min * LAGGARD)
             divisors[j] = 1.0 if abs(own - tau) <= 1 / BINS or tau > 1 else own / tau
         self.divisors = divisors
 
@@ -140,8 +140,9 @@ def evolve(case, settings):
     """Update E for one weak image."""
     opinion = Opinion(case, settings)
     count = len(case.tau)
-    territory, _ = grow(opinion, case.partial, np.full(count, settings.tau_min), None)
-    territory, _ = grow(opinion, territory, np.full(count, settings.tau_min), SEAM, seams=True)
+    floor = np.full(count, settings.tau_min * LAGGARD)
+    territory, _ = grow(opinion, case.partial, floor, None)
+    territory, _ = grow(opinion, territory, floor, SEAM, seams=True)
     opinion.weigh(territory)
     old, largest = case.current, case.largest
     start = old if settings.monotone else heal(opinion, old, case.partial, case.tau)

@@ -58,6 +58,17 @@ def test_an_object_that_lags_behind_is_helped():
         np.testing.assert_array_equal(update.current[0, 2], expected)
 
 
+def test_an_object_that_lags_behind_goes_below_the_least_score():
+    # With tau at tau_min = 0.3 and eight pixels foretold, 0.25 alone asks for 0.3 x 2 / 8, 0.11 too for 0.3 x 3 / 8 =
+    # 0.1125. The third of tau_min, 0.1, is what 0.09 does not reach, whatever is foretold.
+    p = row(0.09, 1.0, 0.25, 0.11, 0) ** 2
+    settings = dataclasses.replace(SETTINGS, size_prior=1.0, tau_min=0.3)
+    for foretold, expected in ((1, (0, 1, 0, 0, 0)), (8, (0, 1, 1, 0, 0)), (9, (0, 1, 1, 1, 0)), (99, (0, 1, 1, 1, 0))):
+        case = case_of(row(0, 1, 0, 0, 0), p=p, tau=0.3, inside=CORRIDOR, kappa=1.0)
+        update = fast([dataclasses.replace(case, rho=np.array([1 / foretold]))], settings)
+        np.testing.assert_array_equal(update.current[0, 2], expected)
+
+
 def test_a_seam_is_shared_by_those_that_come_to_it():
     # Both marks come to the seam in one step, and halve it afterwards; a seam of 7 is wider than twice SEAM = 3.
     for width, expected in ((2, [1] * 4 + [2] * 4), (3, [1] * 5 + [2] * 4), (7, [1] * 6 + [0] + [2] * 6)):
