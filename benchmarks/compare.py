@@ -28,7 +28,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # Experiments with other settings, beside the files in configs/.
 VARIANTS = {
     "histology_alone": ("histology", "--config.data.auxiliary=('interior',)"),  # without the task of separation
-    "ultrasound_8": ("ultrasound", "--config.data.strong=8"),
+    "ultrasound_8": ("ultrasound", "--config.data.strong=8", "--config.train.steps=1800"),
 }
 MEASURES = {"dice": "Dice", "aji": "AJI", "pq": "PQ", "ap50": "AP50"}
 

@@ -91,7 +91,7 @@ def default() -> ConfigDict:
     config.evolution.prior_objects = 15.0  # how many outlined objects the segmentation's own estimate of rho is worth
     config.evolution.alpha = 0.5  # weight of the approximation against the segmentation in a pixel's score
     config.evolution.size_prior = 1.0  # how strongly an object is held to the area that its mark foretells
-    config.evolution.tau_min = 0.3  # no pixel joins below this score; below a third of it if its object lags behind
+    config.evolution.tau_min = 0.3  # no pixel joins below this score; below a tenth of it if its object lags behind
     config.evolution.tau_auxiliary = 0.5  # nor above this probability of background, nor at first of an interface
     config.evolution.reach = 3  # 4-neighbour steps, in pixels, that a region may grow in one update
     config.evolution.monotone = False  # masks never shrink; False = grown again from the marks at each update

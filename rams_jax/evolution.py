@@ -20,7 +20,7 @@ from rams_jax.types import BINS, Annotation, EvolutionSettings, Level, Predictio
 
 Array = jax.Array
 CLOSED = 2.0  # a threshold that no score reaches
-LAGGARD = 1 / 3  # of `tau_min`, down to which an object may go that holds less than its mark foretells
+LAGGARD = 0.1  # of `tau_min`, down to which objects may go that hold less than their marks foretell
 SEAM = 3  # pixels that a region may grow into a border between objects, once it has grown elsewhere
 BELIEVED = 1.5  # factor by which the segmentation's estimate of rho may differ from the outlined objects'
 _SMALLEST = 1e-6
@@ -245,29 +245,43 @@ def _strong_level(field: Field, note: Annotation, kappa: Array) -> Array:
     return jnp.where(joins, note.full, note.partial)
 
 
-def _divisors(field: Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings) -> Array:
-    """float32[J + 1]: the score that each object asks for, `tau (|A_j| / E_j)^size_prior`, over the common `tau`.
+def _own_thresholds(histogram: Array, marks: Array, foretold: Array, tau: Array, prior: Array, low: float) -> Array:
+    """float32[N]: for each of N regions the score `x = tau (area(x) / foretold)^prior`, from `low` on.
 
-    `|A_j|` is its area at that very score and `E_j = |P_j| kappa / rho` the area that its mark foretells. The area
-    falls as the score rises, so there is one solution; it is found among the edges of the bins. What holds the common
-    `tau` up is `tau_min`; a pale object may go lower, for it grows no further than its mark foretells.
+    The area at a score, `marks` and what the rows of float32[N, BINS] count from there on, falls as the score rises:
+    there is one solution, and it is found among the edges of the bins. A closed threshold stays closed.
+    """
+    area = marks[:, None] + jnp.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]
+    asked = tau[:, None] * (area / jnp.maximum(foretold, 1.0)[:, None]) ** prior[:, None]
+    own = jnp.maximum(jnp.sum(jnp.arange(BINS) / BINS < asked, axis=1) / BINS, low)
+    return jnp.where((jnp.abs(own - tau) <= 1 / BINS) | (tau > 1), tau, own)  # within a bin nothing is known
+
+
+def _divisors(field: Field, territory: Array, note: Annotation, level: Level, settings: EvolutionSettings) -> Array:
+    """float32[J + 1]: the score that each object asks for over the common `tau`.
+
+    A mark foretells the area `E_j = |P_j| kappa / rho` of its object, and all n marks of a class in an image that of
+    their sum, about sqrt(n) times as exactly. So first the image's threshold of a class moves, as n - 1 objects would
+    wish it, then that of each object. What holds the common `tau` up is `tau_min`; an image or an object may go lower,
+    for it grows no further than its marks foretell.
     """
     instances = note.classes.shape[0]
     marks = sizes(note.partial, instances)
-    growth = jnp.concatenate([jnp.ones(1), level.kappa / level.rho])[note.classes]
+    of_class = (note.classes == jnp.arange(1, level.tau.shape[0] + 1)[:, None]).astype(jnp.float32)  # [K, J + 1]
+    foretold = marks * (of_class.T @ (level.kappa / level.rho))
     score = jnp.exp(field.of_owners(territory))
     free = (territory > 0) & (note.partial == 0)
     row = jnp.where(free, territory, instances)  # an index beyond the end is dropped
     column = jnp.clip((score * BINS).astype(jnp.int32), 0, BINS - 1)
     histogram = jnp.zeros((instances, BINS)).at[row.reshape(-1), column.reshape(-1)].add(1.0, mode="drop")
-    area = marks[:, None] + jnp.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]
-    tau = jnp.maximum(jnp.concatenate([jnp.ones(1), level.tau]), _SMALLEST)[note.classes]
-    foretold = jnp.maximum(marks * growth, 1.0)
-    asked = tau[:, None] * (area / foretold[:, None]) ** settings.size_prior
-    edges = jnp.arange(BINS) / BINS
-    own = jnp.maximum(jnp.sum(edges < asked, axis=1) / BINS, settings.tau_min * LAGGARD)
-    # Within a bin of the common score it is that score; where nothing may grow, nothing does.
-    return jnp.where((jnp.abs(own - tau) <= 1 / BINS) | (tau > 1), 1.0, own / tau)
+    tau = jnp.maximum(level.tau, _SMALLEST)
+    low = settings.tau_min * LAGGARD
+    others = jnp.maximum(of_class @ (marks > 0) - 1, 0)
+    sums = (of_class @ histogram, of_class @ marks, of_class @ foretold)
+    image = _own_thresholds(*sums, tau, settings.size_prior * others, low)
+    own = jnp.concatenate([jnp.ones(1), image])[note.classes]
+    own = _own_thresholds(histogram, marks, foretold, own, jnp.full(instances, settings.size_prior), low)
+    return own / jnp.concatenate([jnp.ones(1), tau])[note.classes]
 
 
 def evolve(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:

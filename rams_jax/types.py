@@ -202,7 +202,7 @@ class EvolutionSettings:
     prior_objects: float  # how many outlined objects the segmentation's estimate of rho is worth
     alpha: float  # weight of q against p in the score
     size_prior: float  # how strongly an object is held to the area that its mark foretells; 0 = not at all
-    tau_min: float  # no pixel joins below this score, or a third of it where an object lags behind its mark
+    tau_min: float  # no pixel joins below this score, or a tenth of it where an object lags behind its mark
     tau_auxiliary: float  # nor above this probability in a channel of `closing`, nor at first in one of `seams`
     reach: int  # 4-neighbour steps a region may grow in one update
     monotone: bool  # A_t stays inside A_{t+1}

@@ -65,22 +65,33 @@ class Opinion:
             if members:
                 self.mean[j] = sum(float(case.q[u][case.classes[j] - 1]) for u in members) / len(members)
 
+    def own_threshold(self, tau, marks, foretold, scores, prior):
+        """The first edge of a bin that is no lower than what the area at this edge asks for."""
+        own = 1.0
+        for edge in np.arange(BINS) / BINS:
+            area = marks + sum(score >= edge for score in scores)
+            if edge >= tau * (area / foretold) ** prior:
+                own = edge
+                break
+        own = max(own, self.settings.tau_min * LAGGARD)
+        return tau if abs(own - tau) <= 1 / BINS or tau > 1 else own
+
     def weigh(self, territory):
-        """From now on scores depend on how the area at this threshold compares with what the mark foretells."""
-        divisors = {}
+        """From now on scores depend on how the areas at this threshold compare with what the marks foretell."""
+        scores, marks, foretold, divisors = {}, {}, {}, {}
         for j in self.mean:
             k = self.case.classes[j] - 1
-            tau, marks = self.case.tau[k], (self.case.partial == j).sum()
-            scores = [self.score(u, j) for u in pixels((territory == j) & (self.case.partial == 0))]
-            own = 1.0
-            for edge in np.arange(BINS) / BINS:
-                area = marks + sum(score >= edge for score in scores)
-                foretold = marks * self.case.kappa[k] / self.case.rho[k]
-                if edge >= tau * (area / foretold) ** self.settings.size_prior:
-                    own = edge
-                    break
-            own = max(own, self.settings.tau_min * LAGGARD)
-            divisors[j] = 1.0 if abs(own - tau) <= 1 / BINS or tau > 1 else own / tau
+            scores[j] = [self.score(u, j) for u in pixels((territory == j) & (self.case.partial == 0))]
+            marks[j] = (self.case.partial == j).sum()
+            foretold[j] = marks[j] * self.case.kappa[k] / self.case.rho[k]
+        for k in range(len(self.case.tau)):
+            tau, prior = self.case.tau[k], self.settings.size_prior
+            ids = [j for j in self.mean if self.case.classes[j] == k + 1]
+            everything = [score for j in ids for score in scores[j]]
+            sums = [sum(values[j] for j in ids) for values in (marks, foretold)]
+            image = self.own_threshold(tau, *sums, everything, prior * (len(ids) - 1)) if ids else tau
+            for j in ids:
+                divisors[j] = self.own_threshold(image, marks[j], foretold[j], scores[j], prior) / tau
         self.divisors = divisors
 
     def relative(self, u, j):

@@ -38,15 +38,16 @@ def test_score_and_threshold():
 
 def test_the_size_that_a_mark_foretells():
     # At tau = 0.5 object 1 would have 3 pixels and object 2 two; with kappa / rho = 2 their marks of 1 foretell 2 each.
-    # So object 1 asks for 0.5 x 1.5^size_prior, and its scores of 0.6 fall short from ln(1.2) / ln(1.5) = 0.45 on.
-    # Object 2 asks for 0.5.
+    # Both together have 5 pixels where 4 are foretold, so the image asks for 0.5 x 1.25^size_prior. Object 1 asks for
+    # 1.5^size_prior times that, and its scores of 0.6 fall short from ln(1.2) / ln(1.25 x 1.5) = 0.29 on; object 2 has
+    # what was foretold and asks for no more than the image, 0.6 from ln(1.2) / ln(1.25) = 0.817 on. Bins are 1 / 256.
     marks = row(0, 0, 1, 0, 0) + np.arange(5)[:, None] // 4 * 2 * (np.arange(5) == 0)
     p = row(0.0, 0.6, 0.6, 0.6, 0.0) ** 2 + (np.arange(5)[:, None] == 4) * row(0.6, 0.6, 0.0, 0.0, 0.0)[2] ** 2
     case = case_of(marks, p=p)
-    for prior, expected in ((0.0, (0, 1, 1, 1, 0)), (0.4, (0, 1, 1, 1, 0)), (0.5, (0, 0, 1, 0, 0))):
+    for prior, one, two in ((0.0, 1, 2), (0.26, 1, 2), (0.31, 0, 2), (0.75, 0, 2), (0.9, 0, 0)):
         update = fast([case], dataclasses.replace(SETTINGS, size_prior=prior))
-        np.testing.assert_array_equal(update.current[0, 2], expected)
-        np.testing.assert_array_equal(update.current[0, 4], (2, 2, 0, 0, 0))
+        np.testing.assert_array_equal(update.current[0, 2], (0, one, 1, one, 0))
+        np.testing.assert_array_equal(update.current[0, 4], (2, two, 0, 0, 0))
 
 
 def test_an_object_that_lags_behind_is_helped():
@@ -60,8 +61,8 @@ def test_an_object_that_lags_behind_is_helped():
 
 def test_an_object_that_lags_behind_goes_below_the_least_score():
     # With tau at tau_min = 0.3 and eight pixels foretold, 0.25 alone asks for 0.3 x 2 / 8, 0.11 too for 0.3 x 3 / 8 =
-    # 0.1125. The third of tau_min, 0.1, is what 0.09 does not reach, whatever is foretold.
-    p = row(0.09, 1.0, 0.25, 0.11, 0) ** 2
+    # 0.1125. A tenth of tau_min, 0.03, is what 0.029 does not reach, whatever is foretold.
+    p = row(0.029, 1.0, 0.25, 0.11, 0) ** 2
     settings = dataclasses.replace(SETTINGS, size_prior=1.0, tau_min=0.3)
     for foretold, expected in ((1, (0, 1, 0, 0, 0)), (8, (0, 1, 1, 0, 0)), (9, (0, 1, 1, 1, 0)), (99, (0, 1, 1, 1, 0))):
         case = case_of(row(0, 1, 0, 0, 0), p=p, tau=0.3, inside=CORRIDOR, kappa=1.0)
