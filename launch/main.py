@@ -36,11 +36,11 @@ def main(argv: list[str]) -> None:
     print(f"workdir: {workdir}", flush=True)
 
     # Not before, so that a mistyped setting is answered at once.
-    from rams_jax import annotations, checkpoint, train
+    from rams_jax import annotations, checkpoint, faults, train
 
     try:
         summary = train.train(config, workdir)
-    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError) as error:
+    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError, faults.NotFinite) as error:
         commandline.fail(error)
     except train.Interrupted as error:
         commandline.fail(error, commandline.INTERRUPTED)

@@ -158,6 +158,7 @@ def crop(key: Array, data: DatasetState, index: Array, settings: AugmentSettings
         auxiliary=read_maps(data.auxiliary[index], where),
         strong=data.strong[index],
         complete=data.complete[index],
+        slot=index,
     )
 
 

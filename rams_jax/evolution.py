@@ -298,16 +298,17 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     """
     count, instances = level.tau.shape[0], note.classes.shape[0]
     field = Field(predictions, note, settings)
+    seam = SEAM if settings.seams else 0
     # Everything that could be reached at all: the histogram says where the next threshold lies.
     floor = jnp.full(count, settings.tau_min * LAGGARD)
     territory = grow(field, note.partial, floor, None)
-    territory = grow(field.at_seams(), territory, floor, SEAM)
+    territory = grow(field.at_seams(), territory, floor, seam)
     field = field.divided(_divisors(field, territory, note, level, settings))
 
     old = note.current
     start = old if settings.monotone else heal(field, old, note.partial, level.tau)
     new = grow(field, start, level.tau, settings.reach)
-    new = grow(field.at_seams(), new, level.tau, SEAM)
+    new = grow(field.at_seams(), new, level.tau, seam)
     before, after = sizes(old, instances), sizes(new, instances)
     # The outlined objects may all be small ones: what the mark foretells has a say too.
     foretold = sizes(note.partial, instances) * jnp.concatenate([jnp.zeros(1), 1 / level.rho])[note.classes]

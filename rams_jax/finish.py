@@ -133,11 +133,16 @@ def _share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) ->
 
 
 def _warnings(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[str]:
-    """Sentences on masks that did not do what the schedule asked of them."""
+    """Sentences on steps that were left out, and on masks that did not do what the schedule asked of them."""
+    found = []
+    left_out = int(sum(row.get("not_finite", 0) for row in rows))
+    if left_out:
+        found.append(
+            f"{left_out} steps had no finite loss or gradient and were left out; not_finite/ holds their crops."
+        )
     areas = [row for row in rows if "area" in row and row["goal"] > 0]  # 0 where nothing is marked
     if not areas or not _grows(run):
-        return []
-    found = []
+        return found
     share = areas[-1]["area"] / areas[-1]["goal"]
     if share < 0.85:
         found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")

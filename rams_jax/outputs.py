@@ -29,19 +29,24 @@ PICTURES = 6  # training images with a page of rings, and test images with error
 
 
 class StopOnInterrupt:
-    """Turns the first Ctrl-C into a request that the loop reads between two steps; the second one stops at once."""
+    """Turns Ctrl-C, or the SIGTERM that a cluster sends before it takes a machine back, into a request that the loop
+    reads between two steps; the second signal stops at once."""
 
     def __enter__(self) -> StopOnInterrupt:
         self.requested = False
-        self._previous = signal.signal(signal.SIGINT, self._request)
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
-        signal.signal(signal.SIGINT, self._previous)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def __exit__(self, *unused: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        self._restore()
 
 
 class Log:
@@ -81,9 +86,12 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def mean_metrics(pending: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:
-    """Mean over steps of what each step reported."""
+    """Mean over steps of what each step reported, without those whose loss was not finite where others were."""
     values = jax.device_get(list(pending))
-    return {name: round(float(np.mean([v[name] for v in values])), 6) for name in values[0]}
+    finite = [v for v in values if not v["not_finite"]] or values
+    means = {name: round(float(np.mean([v[name] for v in finite])), 6) for name in values[0] if name != "not_finite"}
+    left_out = sum(float(v["not_finite"]) for v in values)
+    return means | ({"not_finite": left_out} if left_out else {})
 
 
 def short(row: Mapping[str, float]) -> dict[str, str]:

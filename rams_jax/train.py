@@ -13,7 +13,7 @@ import tqdm
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from rams_jax import checkpoint, outputs
+from rams_jax import checkpoint, faults, outputs
 from rams_jax import config as settings
 from rams_jax.experiment import Run, prepare, stream
 from rams_jax.finish import evaluate, evaluate_masks, finish
@@ -22,7 +22,7 @@ from rams_jax.types import TrainState
 
 
 class Interrupted(RuntimeError):
-    """Ctrl-C: the run was saved; the message says how to go on."""
+    """Ctrl-C or SIGTERM: the run was saved; the message says how to go on."""
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -37,7 +37,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
 
     Raises:
       ConfigError, AnnotationError, WorkdirError: one sentence each on what is wrong.
-      Interrupted: after Ctrl-C, when the run is saved.
+      Interrupted: after Ctrl-C or SIGTERM, when the run is saved.
+      NotFinite: the loss stays infinite or NaN.
     """
     settings.validate(config)
     run, state, step = prepare(config)
@@ -51,6 +52,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         print(f"Warning: {sentence}")
     print(_headline(run, first, parameter_overview.count_parameters(state.params)), flush=True)
     pending: list[Metrics] = []
+    failed: list[str] = []
     busy, timed = 0.0, 0  # seconds in steps after the first, which compiles
     began = time.perf_counter() - log.seconds
     with outputs.StopOnInterrupt() as interrupt, _progress(first, total) as bar:
@@ -60,6 +62,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
             pending.append(jax.block_until_ready(metrics))
             if number > first + 1:
                 busy, timed = busy + time.perf_counter() - start, timed + 1
+            failed = faults.check(failed, number, metrics, run, state, key, path)
             bar.update()
             stop = interrupt.requested and number < total
             if number % train.log_every == 0 or number == total:

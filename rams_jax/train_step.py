@@ -181,6 +181,26 @@ def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Pr
     return dataclasses.replace(state, tau=tau, data=dataclasses.replace(data, masks=masks)), level
 
 
+def step_crops(data: DatasetState, step: Array, key: Array, shard_ids: Array, program: Program) -> tuple[Batch, Array]:
+    """What the logical shards of `data` see in a step.
+
+    Args:
+      data: whole blocks of logical shards.
+      step: int32[].
+      key: random key of the training; the step and the shard are folded in.
+      shard_ids: int32[blocks], which logical shards these are.
+      program: what to do.
+
+    Returns:
+      Batch with leading axes [blocks, crops], and float32[blocks], the random number of `View`.
+    """
+    slots = (data.strong_slots, data.weak_slots, data.weak_count)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, step), shard_ids)
+    batches = jax.vmap(_sample, in_axes=(0, 0, 0, None))(keys, _blocks(data), slots, program)
+    # `_sample` takes the first two.
+    return batches, jax.vmap(lambda key: jax.random.uniform(jax.random.split(key, 3)[2]))(keys)
+
+
 def train_step(
     state: TrainState, key: Array, shard_ids: Array, program: Program, axis: str
 ) -> tuple[TrainState, Metrics]:
@@ -196,13 +216,7 @@ def train_step(
     Returns:
       The next state, and float32[] metrics averaged over the shards.
     """
-    slots = (state.data.strong_slots, state.data.weak_slots, state.data.weak_count)
-    blocks = _blocks(state.data)
-    step_key = jax.random.fold_in(key, state.step)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, shard_ids)
-    batches = jax.vmap(_sample, in_axes=(0, 0, 0, None))(keys, blocks, slots, program)
-
-    chances = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key, 3)[2]))(keys)  # `_sample` takes two
+    batches, chances = step_crops(state.data, state.step, key, shard_ids, program)
     progress = state.step / program.steps
 
     def mean_loss(params) -> tuple[Array, Metrics]:
@@ -219,11 +233,15 @@ def train_step(
     # The step's only exchange between devices.
     means = jax.tree.map(lambda x: x / devices, (gradients, metrics))
     (gradients, metrics), tally, held = jax.lax.psum((means, tally, held), axis)
+    finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics["loss"]))]).all()
+    metrics["not_finite"] = 1.0 - finite
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # The average of the first steps forgets the initial parameters faster.
     decay = jnp.minimum(program.ema, (1.0 + state.step) / (10.0 + state.step))
     ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, params)
+    before, after = (state.params, state.opt_state, state.ema), (params, opt_state, ema)
+    params, opt_state, ema = jax.tree.map(lambda a, b: jnp.where(finite, b, a), before, after)
     state = dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
 
     if program.rule.update is not None:

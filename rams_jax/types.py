@@ -116,6 +116,7 @@ class Batch:
     auxiliary: Array  # int8[B, h, w, S]
     strong: Array  # bool[B]
     complete: Array  # bool[B]
+    slot: Array  # int32[B]: where its image lies among the shard's
 
 
 @struct.dataclass

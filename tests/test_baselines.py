@@ -32,6 +32,7 @@ def batch(strong, complete, current=CURRENT):
         auxiliary=jnp.zeros((1, 1, 8, 0), jnp.int8),
         strong=jnp.array([strong]),
         complete=jnp.array([complete]),
+        slot=jnp.array([0]),
     )
 
 

@@ -29,7 +29,7 @@ FLOORS = (
     ("measure", "overlay", "maps", "results"),
     ("inference", "export"),
     ("outputs", "experiment", "check"),
-    ("finish",),
+    ("finish", "faults"),
     ("train",),
 )
 FLOOR = {name: floor for floor, row in enumerate(FLOORS) for name in row}

@@ -83,6 +83,18 @@ def test_steps_compile_once_use_up_the_state_and_stay_finite(rams):
     assert not masks[~first.data.inside].any()
 
 
+def test_a_step_without_finite_loss_changes_no_parameter(rams):
+    _, first, mesh, step = rams
+    broken = np.full_like(first.data.image, np.inf)
+    broken = dataclasses.replace(first, data=dataclasses.replace(first.data, image=broken))
+    state, metrics = step(synthetic.placed(broken, mesh), KEY)
+    assert int(state.step) == 1 and float(metrics["not_finite"]) == 1
+    for name in ("params", "ema", "opt_state"):
+        same(getattr(state, name), getattr(first, name))
+    _, metrics = step(synthetic.placed(first, mesh), KEY)
+    assert float(metrics["not_finite"]) == 0
+
+
 def test_age_tells_the_update_at_which_a_pixel_joined(rams):
     program, first, mesh, step = rams
     state, history = synthetic.placed(first, mesh), [np.asarray(first.data.masks.current)]
