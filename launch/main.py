@@ -20,6 +20,11 @@ from rams_jax import config as settings
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/microscopy.py", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>-<method>-seed<seed>")
 
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if the run is of several processes")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Number of processes", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", 0, "Which process this is, from 0", lower_bound=0)
+_CLUSTER = flags.DEFINE_boolean("cluster", False, "Slurm, Open MPI, Kubernetes or a TPU pod says these three")
+
 _EXAMPLE = "--config=configs/microscopy.py"
 
 
@@ -33,20 +38,28 @@ def main(argv: list[str]) -> None:
     except settings.ConfigError as error:
         commandline.fail(error)
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config.method, config.seed)
-    print(f"workdir: {workdir}", flush=True)
 
     # Not before, so that a mistyped setting is answered at once.
-    from rams_jax import annotations, checkpoint, faults, train
+    from rams_jax import annotations, checkpoint, faults, processes, train
 
     try:
+        if _CLUSTER.value or _COORDINATOR.value:
+            processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        if processes.first():
+            print(f"workdir: {workdir}", flush=True)
         summary = train.train(config, workdir)
-    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError, faults.NotFinite) as error:
+    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError) as error:
         commandline.fail(error)
+    except (faults.NotFinite, processes.ProcessError) as error:
+        commandline.fail(error)
+    except processes.JaxRuntimeError as error:
+        processes.explain(error)
     except train.Interrupted as error:
         commandline.fail(error, commandline.INTERRUPTED)
     except KeyboardInterrupt:  # before the first step, or twice
         commandline.fail("Stopped; the same command goes on from the last checkpoint.", commandline.INTERRUPTED)
-    print(score_line(summary))
+    if processes.first():
+        print(score_line(summary))
 
 
 def default_workdir(config_path: str, method: str, seed: int) -> str:

@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from rams_jax import config as settings
-from rams_jax import datasets, loading, sharding
+from rams_jax import datasets, loading, processes, sharding
 from rams_jax.annotations import AnnotationError
 from rams_jax.baselines import RULES
 from rams_jax.datasets import auxiliary
@@ -83,7 +83,7 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
       ConfigError: the settings do not fit the data or the devices.
     """
     tasks = tuple(config.data.auxiliary)
-    splits = load(config)
+    splits = processes.first_alone(lambda: load(config))  # it writes what it has prepared
     if not splits.test or not splits.validation:
         raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
     rule = RULES[config.method]
@@ -150,4 +150,10 @@ def shards_and_devices(config: ConfigDict) -> tuple[int, int]:
             f"train.shards is {shards}, but must divide train.strong_crops and train.weak_crops, which are "
             f"{crops[0]} and {crops[1]}."
         )
-    return shards, max(n for n in range(1, jax.device_count() + 1) if shards % n == 0)
+    devices = max(n for n in range(1, jax.device_count() + 1) if shards % n == 0)
+    if processes.several() and devices < jax.device_count():
+        raise settings.ConfigError(
+            f"The processes of this run have {jax.device_count()} devices, but {shards} shards lie on {devices}; let "
+            "the number of devices divide train.shards, train.strong_crops and train.weak_crops."
+        )
+    return shards, devices

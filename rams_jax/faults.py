@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rams_jax import processes
 from rams_jax.experiment import Run
 from rams_jax.train_step import Metrics, step_crops
 from rams_jax.types import TrainState
@@ -46,18 +46,20 @@ def check(
     if not float(metrics["not_finite"]):
         return []
     shards = state.data.strong_slots.shape[0]
-    sample = jax.jit(functools.partial(step_crops, program=run.program))
-    batch, _ = jax.device_get(sample(state.data, jnp.int32(number - 1), key, jnp.arange(shards)))
+    sample = jax.jit(lambda data, key: step_crops(data, jnp.int32(number - 1), key, jnp.arange(shards), run.program)[0])
+    batch = processes.whole(sample(state.data, key))
     slots = batch.slot + np.arange(shards)[:, None] * (len(run.slots) // shards)
     names = [run.splits.train[run.slots[slot]].name for slot in slots.reshape(-1)]
     file = path / FOLDER / f"step{number}.npz"
-    file.parent.mkdir(exist_ok=True)
-    np.savez(file, name=np.array(names).reshape(slots.shape), **vars(batch))
+    if processes.first():
+        file.parent.mkdir(exist_ok=True)
+        np.savez(file, name=np.array(names).reshape(slots.shape), **vars(batch))
     failed = [*failed, ", ".join(dict.fromkeys(names))]
     if len(failed) == LIMIT:
         raise NotFinite(
             f"{LIMIT} steps up to {number} had no finite loss or gradient; their crops are in {file.parent}, of "
             f"{'; '.join(failed)}: look at these, or lower train.learning_rate in another --workdir."
         )
-    print(f"Warning: step {number} had no finite loss or gradient and was left out; its crops: {file}.")
+    if processes.first():
+        print(f"Warning: step {number} had no finite loss or gradient and was left out; its crops: {file}.")
     return failed

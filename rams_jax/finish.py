@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rams_jax import outputs
+from rams_jax import outputs, processes
 from rams_jax.evaluate import score_instances, score_masks
 from rams_jax.experiment import Run
 from rams_jax.instances import label_instances
@@ -34,15 +34,28 @@ def evaluate(
 
 def _opinions(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple[list[Predictions], list[np.ndarray]]:
     """What the averaged network says of each image, and the probability used as its segmentation."""
-    opinions = predict(run.program.model, state.ema, [e.image for e in examples])
+    opinions = predict(run.program.model, processes.whole(state.ema), [e.image for e in examples])
     return opinions, [foreground(o, run.program.rule.averaged) for o in opinions]
 
 
-def evaluate_masks(run: Run, state: TrainState) -> dict[str, float] | None:
-    """Scores of the grown masks of the weak images whose truth is known; None where no masks grow."""
+def validation_scores(run: Run, state: TrainState) -> dict[str, float]:
+    """Scores on the validation images (`val_...`) and of the grown masks (`masks_...`); {} but on the first process."""
+    current = processes.whole(state.data.masks.current)
+    if not processes.first():
+        return {}
+    scores = {f"val_{k}": v for k, v in evaluate(run, state, run.splits.validation)[0].items()}
+    return scores | {f"masks_{k}": v for k, v in (evaluate_masks(run, current) or {}).items()}
+
+
+def evaluate_masks(run: Run, current: np.ndarray) -> dict[str, float] | None:
+    """Scores of the grown masks of the weak images whose truth is known; None where no masks grow.
+
+    Args:
+      run: what is trained.
+      current: int16[slots, H, W].
+    """
     if not _grows(run):
         return None
-    current = np.asarray(state.data.masks.current)
     known = [(current[slot], e) for slot, e in run.weak_slots() if e.full is not None]
     if not known:
         return None
@@ -52,7 +65,7 @@ def evaluate_masks(run: Run, state: TrainState) -> dict[str, float] | None:
 def finish(
     run: Run, state: TrainState, path: pathlib.Path, rows: list[dict[str, Any]], rate: float | None, seconds: float
 ) -> dict[str, Any]:
-    """Scores the test images, writes everything, returns the summary.
+    """Scores the test images, writes everything, returns the summary; on processes but the first one {}.
 
     Args:
       run: what was trained.
@@ -63,13 +76,17 @@ def finish(
       seconds: of the whole training.
     """
     config, splits = run.config, run.splits
+    evolution_share = round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None
+    grown_masks = processes.whole(state.data.masks)
+    if not processes.first():
+        return {}
     pictures: dict[str, bytes] = {}
     if config.train.tune_instances:
         tuned = tune(splits.validation, *_opinions(run, state, splits.validation), run.instances)
         run = dataclasses.replace(run, instances=tuned)
     scores, maps, classes = evaluate(run, state, splits.test)
-    masks = evaluate_masks(run, state)
-    current, age = np.asarray(state.data.masks.current), np.asarray(state.data.masks.age)
+    current, age = grown_masks.current, grown_masks.age
+    masks = evaluate_masks(run, current)
     grown = []
     for slot, example in run.weak_slots():
         h, w = example.partial.shape
@@ -100,13 +117,13 @@ def finish(
         "circumference": circumference,
         "seconds": round(seconds, 1),
         "steps_per_second": round(rate, 3) if rate else None,
-        "evolution_share": round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None,
-        "warnings": [*run.splits.warnings, *_warnings(run, state, rows)],
+        "evolution_share": evolution_share,
+        "warnings": [*run.splits.warnings, *_warnings(run, grown_masks.held, rows)],
         **outputs.environment(),
     }
     program, data = run.program, config.data
     known = (program.rule.averaged, run.instances, data.class_names, data.auxiliary, data.channels)
-    network = trained(program.model, state.ema, *known, splits.train, run.strong, summary)
+    network = trained(program.model, processes.whole(state.ema), *known, splits.train, run.strong, summary)
     save_network(path / "network", network, replace=True)
     outputs.finish(path, config.to_dict(), summary, rows, pictures)
     print(f"Report: {path / 'report.html'}")
@@ -132,7 +149,7 @@ def _share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) ->
     return min(times) / seconds_per_step
 
 
-def _warnings(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[str]:
+def _warnings(run: Run, holds: np.ndarray, rows: list[dict[str, Any]]) -> list[str]:
     """Sentences on steps that were left out, and on masks that did not do what the schedule asked of them."""
     found = []
     left_out = int(sum(row.get("not_finite", 0) for row in rows))
@@ -148,7 +165,7 @@ def _warnings(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[s
         found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
     if share > 1.15:
         found.append(f"The masks overshot: they hold {share:.0%} of the area that the schedule asked for.")
-    held = [(e.name, int(h)) for s, e in run.weak_slots() if (h := np.asarray(state.data.masks.held[s]).sum())]
+    held = [(e.name, int(h)) for s, e in run.weak_slots() if (h := holds[s].sum())]
     if held:
         names = ", ".join(f"{name} ({count})" for name, count in held[:5]) + (", ..." if len(held) > 5 else "")
         found.append(f"A brake held {sum(h for _, h in held)} objects that were about to leak: {names}.")

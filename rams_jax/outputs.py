@@ -21,7 +21,7 @@ import numpy as np
 import tensorboardX
 from matplotlib.animation import FuncAnimation
 
-from rams_jax import biometry, curves, figures, report
+from rams_jax import biometry, curves, figures, processes, report
 from rams_jax.annotations import read_instances, write_instances
 from rams_jax.types import Example
 
@@ -34,12 +34,16 @@ class StopOnInterrupt:
 
     def __enter__(self) -> StopOnInterrupt:
         self.requested = False
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Of several processes jax itself listens to SIGTERM, for all of them have to stop at the same step.
+        numbers = [signal.SIGINT] if processes.several() else [signal.SIGINT, signal.SIGTERM]
+        self._previous = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
+        if processes.several():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -50,10 +54,12 @@ class StopOnInterrupt:
 
 
 class Log:
-    """metrics.jsonl and TensorBoard files, cut back to the step that the run goes on from."""
+    """metrics.jsonl and TensorBoard files, cut back to the step that the run goes on from; the first process's only."""
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        self.path = workdir / "metrics.jsonl"
+        self.path, self.rows = workdir / "metrics.jsonl", []
+        if not processes.first():
+            return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row is not None and row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
@@ -68,6 +74,8 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, float], seconds: float) -> None:
         """Adds a row."""
+        if not processes.first():
+            return
         row = {"step": step, "seconds": round(seconds, 2), **values}
         self.rows.append(row)
         with self.path.open("a") as file:

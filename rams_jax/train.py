@@ -13,10 +13,10 @@ import tqdm
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from rams_jax import checkpoint, faults, outputs
+from rams_jax import checkpoint, faults, outputs, processes
 from rams_jax import config as settings
 from rams_jax.experiment import Run, prepare, stream
-from rams_jax.finish import evaluate, evaluate_masks, finish
+from rams_jax.finish import finish, validation_scores
 from rams_jax.train_step import Metrics
 from rams_jax.types import TrainState
 
@@ -33,7 +33,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
       workdir: folder of the run; a new one, or one of the same settings.
 
     Returns:
-      What `summary.json` holds.
+      What `summary.json` holds; {} on processes but the first one.
 
     Raises:
       ConfigError, AnnotationError, WorkdirError: one sentence each on what is wrong.
@@ -48,9 +48,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     first, total, train = int(state.step), config.train.steps, config.train
     key = stream(config.seed, "crops")
     log = outputs.Log(path, first)
-    for sentence in run.splits.warnings:
-        print(f"Warning: {sentence}")
-    print(_headline(run, first, parameter_overview.count_parameters(state.params)), flush=True)
+    if processes.first():
+        for sentence in run.splits.warnings:
+            print(f"Warning: {sentence}")
+        print(_headline(run, first, parameter_overview.count_parameters(state.params)), flush=True)
     pending: list[Metrics] = []
     failed: list[str] = []
     busy, timed = 0.0, 0  # seconds in steps after the first, which compiles
@@ -64,16 +65,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                 busy, timed = busy + time.perf_counter() - start, timed + 1
             failed = faults.check(failed, number, metrics, run, state, key, path)
             bar.update()
-            stop = interrupt.requested and number < total
+            stop = processes.stops(interrupt.requested, number) and number < total
             if number % train.log_every == 0 or number == total:
                 row = outputs.mean_metrics(pending)
                 pending = []
                 bar.set_postfix(outputs.short(row), refresh=False)
                 log.write(number, row, time.perf_counter() - began)
             if number % train.evaluate_every == 0 or number == total:
-                scores = {f"val_{k}": v for k, v in evaluate(run, state, run.splits.validation)[0].items()}
-                masks = {f"masks_{k}": v for k, v in (evaluate_masks(run, state) or {}).items()}
-                log.write(number, scores | masks, time.perf_counter() - began)
+                log.write(number, validation_scores(run, state), time.perf_counter() - began)
             if number % train.checkpoint_every == 0 or number == total or stop:
                 checkpoint.save(manager, number, _changing(state))
             if stop:
@@ -86,7 +85,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
 
 def _progress(first: int, total: int) -> tqdm.tqdm:
     """A bar with rate and time left; where nobody watches, a line now and then."""
-    return tqdm.tqdm(total=total, initial=first, unit="step", mininterval=0.5 if sys.stderr.isatty() else 15.0)
+    often = 0.5 if sys.stderr.isatty() else 15.0
+    return tqdm.tqdm(total=total, initial=first, unit="step", mininterval=often, disable=not processes.first())
 
 
 def _headline(run: Run, first: int, parameters: int) -> str:

@@ -1,0 +1,93 @@
+"""One run as several processes, each with devices of its own: joining them, and what lies on all of their devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.errors import JaxRuntimeError
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+LOST = 3  # exit status
+_LOST_AFTER = 20  # seconds without a sign of life after which a process counts as lost
+_LONGEST_END = 3600  # seconds that the others wait at the end while the first one scores and draws
+
+
+class ProcessError(RuntimeError):
+    """The processes do not find each other; the message is one sentence that says what to do."""
+
+
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Makes this process one of several; before anything else of jax.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "" where Slurm, Open MPI, Kubernetes or a TPU pod say all three.
+      processes: how many there are.
+      process: which one this is, from 0.
+
+    Raises:
+      ProcessError: nothing says so, what is said is impossible, or the others did not come.
+    """
+    try:
+        # Where an address is given, a cluster's own variables have no say.
+        given = (coordinator, processes, process, None, "deactivate") if coordinator else ()
+        patience = {"heartbeat_timeout_seconds": _LOST_AFTER, "shutdown_timeout_seconds": _LONGEST_END}
+        jax.distributed.initialize(*given, **patience)
+    except (ValueError, RuntimeError, KeyError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ProcessError(
+            f"The processes of this run did not find each other ({said}); give each --coordinator=HOST:PORT, "
+            "--processes=N and --process=I, or --cluster where Slurm, Open MPI, Kubernetes or a TPU pod start them."
+        ) from error
+
+
+def explain(error: JaxRuntimeError) -> NoReturn:
+    """Ends this process with a sentence where the error means that another one was lost; else raises it again."""
+    if not several():
+        raise error
+    print("Another process of this run was lost; start all again, and they go on from the last checkpoint.", flush=True)
+    os._exit(LOST)  # an orderly end would wait for the others
+
+
+def several() -> bool:
+    """There is more than this process."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """This is the process that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def first_alone(function: Callable[[], T]) -> T:
+    """What the function returns, on every process; the first one runs it before the others do."""
+    if several() and not first():
+        multihost_utils.sync_global_devices("first_alone")
+    result = function()
+    if several() and first():
+        multihost_utils.sync_global_devices("first_alone")
+    return result
+
+
+def whole(tree: Any) -> Any:
+    """A pytree of jax arrays as NumPy arrays, those that are split over the processes too; all must call this."""
+
+    def gather(x: jax.Array) -> np.ndarray:
+        here = x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x if here else multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(gather, tree)
+
+
+def stops(requested: bool, step: int) -> bool:
+    """Whether this is the step after which to stop, on all processes the same one; to be asked at every step.
+
+    Args:
+      requested: a signal has come to this process; of several, jax itself listens to SIGTERM and tells the others.
+      step: its number.
+    """
+    return multihost_utils.reached_preemption_sync_point(step) if several() else requested

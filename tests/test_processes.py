@@ -1,0 +1,129 @@
+"""Two real processes on this machine: stopped by one signal, ended by one loss, gone on with by one process."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import synthetic
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEPS = 200
+SETTINGS = {
+    "data": {"strong": 2},
+    "model": {"width": 4, "depth": 2},
+    "augment": {"crop": 16, "elastic_grid": 8},
+    "train": {"steps": STEPS, "warmup_steps": 3, "strong_crops": 4, "weak_crops": 4, "shards": 2, "ema": 0.9}
+    | {"log_every": 5, "evaluate_every": 200, "checkpoint_every": 50, "learning_rate": 0.01},
+    "evolution": {"images_per_step": 2, "reach": 2},
+}
+
+
+def start(folder, workdir, cache, process=None, port=None):
+    """One process of a run of two, or a run of one with two devices."""
+    command = [sys.executable, "launch/main.py", f"--config=configs/folder.py:{folder}", f"--workdir={workdir}"]
+    command += [f"--config.{part}.{k}={v}" for part, values in SETTINGS.items() for k, v in values.items()]
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    environment |= {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled")}
+    if process is None:
+        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    else:
+        command += [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def last_row(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((int(line.split(",")[0].rpartition(" ")[2]) for line in lines if line.endswith("}")), default=0)
+
+
+def wait_for_row(workdir, step, processes):
+    end = time.monotonic() + 240
+    while last_row(workdir) < step:
+        dead = [p for p in processes if p.poll() is not None]
+        assert not dead and time.monotonic() < end, [p.communicate() for p in dead]
+        time.sleep(0.01)
+
+
+def ends(process, seconds):
+    said, complaint = process.communicate(timeout=seconds)
+    return process.returncode, said, complaint
+
+
+def saved(workdir):
+    import orbax.checkpoint as ocp
+
+    from rams_jax import checkpoint
+
+    manager = checkpoint.open_checkpoints(workdir)
+    return manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+
+
+def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path):
+    folder, workdir, whole = synthetic.write_folder(tmp_path / "data", images=8), tmp_path / "run", tmp_path / "whole"
+    code, *said = ends(start(folder, whole, tmp_path), 240)
+    assert code == 0, said
+
+    def two():
+        port = free_port()
+        return [start(folder, workdir, tmp_path, process, port) for process in (0, 1)]
+
+    # What a cluster does before it takes one of two machines back.
+    pair = two()
+    wait_for_row(workdir, 25, pair)
+    pair[1].send_signal(signal.SIGTERM)
+    outcomes = [ends(process, 60) for process in pair]
+    assert [code for code, *_ in outcomes] == [130, 130], outcomes
+    assert all("Stopped and saved at step" in complaint for *_, complaint in outcomes)
+    assert ["on 2 x cpu, from step 0" in said for _, said, _ in outcomes] == [True, False]
+    stopped = last_row(workdir)
+    assert 25 <= stopped < STEPS
+
+    # What it does without a word.
+    pair = two()
+    wait_for_row(workdir, stopped + 20, pair)
+    pair[1].kill()
+    killed = time.monotonic()
+    code, said, _ = ends(pair[0], 60)
+    assert code == 3 and "Another process of this run was lost; start all again" in said, said
+    assert time.monotonic() - killed < 60
+    pair[1].communicate()
+
+    code, said, complaint = ends(start(folder, workdir, tmp_path), 240)
+    assert code == 0 and f"from step 0 to {STEPS}" not in said, complaint
+    found, expected = saved(workdir), saved(whole)
+    assert int(found["step"]) == int(expected["step"]) == STEPS
+    assert (np.asarray(expected["masks"]["current"]) > 0).sum() > 0
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        name = jax.tree_util.keystr(path)
+        if "masks" in name and "tally" not in name:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--cluster"], "The processes of this run did not find each other"),
+        (["--coordinator=127.0.0.1:1", "--processes=2", "--process=2"], "did not find each other"),
+    ],
+)
+def test_what_cannot_be_joined_is_told_in_a_sentence(flags, sentence, tmp_path):
+    command = [sys.executable, "launch/main.py", "--config=configs/microscopy.py", f"--workdir={tmp_path}", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr
