@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from rams_jax import commandline
 from rams_jax import config as settings
@@ -40,6 +40,19 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config.method, config.seed)
 
     # Not before, so that a mistyped setting is answered at once.
+    from rams_jax import processes
+
+    try:
+        summary = train(config, workdir)
+    except SystemExit as end:
+        processes.end_at_once(end.code)
+        raise
+    if processes.first():
+        print(score_line(summary))
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
+    """The summary of the run; what goes wrong ends the program with a sentence."""
     from rams_jax import annotations, checkpoint, faults, processes, train
 
     try:
@@ -47,19 +60,17 @@ def main(argv: list[str]) -> None:
             processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if processes.first():
             print(f"workdir: {workdir}", flush=True)
-        summary = train.train(config, workdir)
+        return train.train(config, workdir)
     except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError) as error:
         commandline.fail(error)
     except (faults.NotFinite, processes.ProcessError) as error:
         commandline.fail(error)
     except processes.JaxRuntimeError as error:
-        processes.explain(error)
+        commandline.fail(processes.explain(error), processes.LOST)
     except train.Interrupted as error:
         commandline.fail(error, commandline.INTERRUPTED)
     except KeyboardInterrupt:  # before the first step, or twice
         commandline.fail("Stopped; the same command goes on from the last checkpoint.", commandline.INTERRUPTED)
-    if processes.first():
-        print(score_line(summary))
 
 
 def default_workdir(config_path: str, method: str, seed: int) -> str:

@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
+
+from rams_jax import processes
 
 _CONFIG = "config.json"
 _UNFINISHED = ".tmp"
@@ -43,12 +43,12 @@ def open_workdir(workdir: str | os.PathLike[str], settings: Mapping[str, Any]) -
       WorkdirError: it holds a run with other settings, or files that no run has written, or cannot be written to.
     """
     path = pathlib.Path(workdir).expanduser().absolute()
-    if jax.process_index() == 0:
+    if processes.first():
         try:
             _claim(path, json.loads(json.dumps(settings)))
         except OSError as error:
             raise WorkdirError(f"The workdir {path} cannot be used: {error.strerror or error}.") from error
-    _wait_for_first_process("open_workdir")
+    processes.meet("open_workdir")
     return path
 
 
@@ -56,12 +56,12 @@ def open_checkpoints(workdir: str | os.PathLike[str]) -> ocp.CheckpointManager:
     """Opens `workdir/checkpoints`, which keeps the last two; what a killed process left half-written is deleted."""
     logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
     path = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
-    if jax.process_index() == 0:
+    if processes.first():
         path.mkdir(parents=True, exist_ok=True)
         for folder in path.iterdir():
             if folder.is_dir() and not (folder / _DIGESTS).exists():
                 shutil.rmtree(folder)
-    _wait_for_first_process("open_checkpoints")
+    processes.meet("open_checkpoints")
     # Not in the background: the next step is given these very buffers to write into.
     options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True, enable_async_checkpointing=False)
     return ocp.CheckpointManager(path, options=options)
@@ -76,7 +76,7 @@ def save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
         return
     manager.save(step, args=ocp.args.StandardSave(tree))
     manager.wait_until_finished()
-    if jax.process_index() == 0:
+    if processes.first():
         folder = pathlib.Path(manager.directory) / str(step)
         _write_json(folder / _DIGESTS, _digests(folder))
 
@@ -123,11 +123,6 @@ def _is_whole(folder: pathlib.Path) -> bool:
     except (OSError, ValueError):
         return False
     return recorded.items() <= _digests(folder).items()
-
-
-def _wait_for_first_process(reason: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(reason)
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,7 +15,6 @@ from jax.experimental import multihost_utils
 T = TypeVar("T")
 LOST = 3  # exit status
 _LOST_AFTER = 20  # seconds without a sign of life after which a process counts as lost
-_LONGEST_END = 3600  # seconds that the others wait at the end while the first one scores and draws
 
 
 class ProcessError(RuntimeError):
@@ -35,8 +35,7 @@ def join(coordinator: str, processes: int, process: int) -> None:
     try:
         # Where an address is given, a cluster's own variables have no say.
         given = (coordinator, processes, process, None, "deactivate") if coordinator else ()
-        patience = {"heartbeat_timeout_seconds": _LOST_AFTER, "shutdown_timeout_seconds": _LONGEST_END}
-        jax.distributed.initialize(*given, **patience)
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_LOST_AFTER)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProcessError(
@@ -45,12 +44,19 @@ def join(coordinator: str, processes: int, process: int) -> None:
         ) from error
 
 
-def explain(error: JaxRuntimeError) -> NoReturn:
-    """Ends this process with a sentence where the error means that another one was lost; else raises it again."""
+def explain(error: JaxRuntimeError) -> str:
+    """The sentence for an error that means that another process was lost; any other one is raised again."""
     if not several():
         raise error
-    print("Another process of this run was lost; start all again, and they go on from the last checkpoint.", flush=True)
-    os._exit(LOST)  # an orderly end would wait for the others
+    return "Another process of this run was lost; start all again, and they go on from the last checkpoint."
+
+
+def end_at_once(code: Any) -> None:
+    """Ends one of several processes, whose orderly end would wait for the others; returns if there is no other."""
+    if several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def several() -> bool:
@@ -63,14 +69,21 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def meet(place: str) -> None:
+    """Returns when all processes have come to this place."""
+    if several():
+        multihost_utils.sync_global_devices(place)
+
+
 def first_alone(function: Callable[[], T]) -> T:
-    """What the function returns, on every process; the first one runs it before the others do."""
-    if several() and not first():
-        multihost_utils.sync_global_devices("first_alone")
-    result = function()
-    if several() and first():
-        multihost_utils.sync_global_devices("first_alone")
-    return result
+    """What the function returns, on every process; the others run it when the first one has, or has failed."""
+    if not first():
+        meet("first_alone")
+    try:
+        return function()
+    finally:
+        if first():
+            meet("first_alone")
 
 
 def whole(tree: Any) -> Any:

@@ -80,7 +80,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                     f"Stopped and saved at step {number} of {total}; the same command goes on from there."
                 )
     rate = timed / busy if timed else None
-    return finish(run, state, path, log.rows, rate, time.perf_counter() - began)
+    summary = finish(run, state, path, log.rows, rate, time.perf_counter() - began)
+    processes.meet("the end")
+    return summary
 
 
 def _progress(first: int, total: int) -> tqdm.tqdm:
