@@ -33,9 +33,16 @@ def join(coordinator: str, processes: int, process: int) -> None:
       ProcessError: nothing says so, what is said is impossible, or the others did not come.
     """
     try:
-        # Where an address is given, a cluster's own variables have no say.
-        given = (coordinator, processes, process, None, "deactivate") if coordinator else ()
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_LOST_AFTER)
+        if coordinator:  # a cluster's own variables have no say then
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                cluster_detection_method="deactivate",
+                heartbeat_timeout_seconds=_LOST_AFTER,
+            )
+        else:
+            jax.distributed.initialize(heartbeat_timeout_seconds=_LOST_AFTER)
     except (ValueError, RuntimeError, KeyError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProcessError(
