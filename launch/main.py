@@ -56,7 +56,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     from rams_jax import annotations, checkpoint, faults, processes, train
 
     try:
-        if _CLUSTER.value or _COORDINATOR.value:
+        if _CLUSTER.value or _COORDINATOR.value or _PROCESSES.value > 1:
             processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if processes.first():
             print(f"workdir: {workdir}", flush=True)

@@ -213,7 +213,7 @@ def coverage_threshold(tally: Array, kappa: Array, rho: Array, tau_min: float) -
       tally: float32[K, bins + 3], summed over the weak images that took a turn.
       kappa: float32[K], share of the objects' area.
       rho: float32[K], area of marks / area of objects.
-      tau_min: no pixel joins below this score.
+      tau_min: the least threshold.
 
     Returns:
       float32[K]: in `tau_min`..1, or `CLOSED`.

@@ -30,8 +30,10 @@ def join(coordinator: str, processes: int, process: int) -> None:
       process: which one this is, from 0.
 
     Raises:
-      ProcessError: nothing says so, what is said is impossible, or the others did not come.
+      ProcessError: nothing says so, or one part only, what is said is impossible, or the others did not come.
     """
+    if not coordinator and processes > 1:
+        raise ProcessError("--processes says that there are several, but not --coordinator=HOST:PORT where they meet.")
     try:
         if coordinator:  # a cluster's own variables have no say then
             jax.distributed.initialize(
@@ -52,10 +54,11 @@ def join(coordinator: str, processes: int, process: int) -> None:
 
 
 def explain(error: JaxRuntimeError) -> str:
-    """The sentence for an error that means that another process was lost; any other one is raised again."""
+    """The sentence for an error amid several processes, most likely the loss of one; without others it is raised."""
     if not several():
         raise error
-    return "Another process of this run was lost; start all again, and they go on from the last checkpoint."
+    said = str(error).splitlines()[0]
+    return f"Another process was lost, or this one failed ({said}); start all again, to go on from the last checkpoint."
 
 
 def end_at_once(code: Any) -> None:
