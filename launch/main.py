@@ -43,7 +43,11 @@ def main(argv: list[str]) -> None:
     from rams_jax import processes
 
     try:
+        if _CLUSTER.value or _COORDINATOR.value or _PROCESSES.value > 1:
+            processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         summary = train(config, workdir)
+    except processes.ProcessError as error:
+        commandline.fail(error)
     except SystemExit as end:
         processes.end_at_once(end.code)
         raise
@@ -56,14 +60,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     from rams_jax import annotations, checkpoint, faults, processes, train
 
     try:
-        if _CLUSTER.value or _COORDINATOR.value or _PROCESSES.value > 1:
-            processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if processes.first():
             print(f"workdir: {workdir}", flush=True)
         return train.train(config, workdir)
-    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError) as error:
-        commandline.fail(error)
-    except (faults.NotFinite, processes.ProcessError) as error:
+    except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError, faults.NotFinite) as error:
         commandline.fail(error)
     except processes.JaxRuntimeError as error:
         commandline.fail(processes.explain(error), processes.LOST)

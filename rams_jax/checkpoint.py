@@ -14,10 +14,9 @@ from typing import Any
 import orbax.checkpoint as ocp
 from absl import logging
 
-from rams_jax import processes
+from rams_jax import processes, storage
 
 _CONFIG = "config.json"
-_UNFINISHED = ".tmp"
 _DIGESTS = "digests.json"
 _KEPT = 2
 
@@ -78,7 +77,7 @@ def save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
     manager.wait_until_finished()
     if processes.first():
         folder = pathlib.Path(manager.directory) / str(step)
-        _write_json(folder / _DIGESTS, _digests(folder))
+        storage.write_json(folder / _DIGESTS, _digests(folder))
 
 
 def restore(manager: ocp.CheckpointManager, abstract_tree: Any) -> Any | None:
@@ -125,13 +124,6 @@ def _is_whole(folder: pathlib.Path) -> bool:
     return recorded.items() <= _digests(folder).items()
 
 
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    unfinished = path.with_name(path.name + _UNFINISHED)
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
-
-
 def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
     if path.exists() and not path.is_dir():
         raise WorkdirError(f"The workdir {path} is a file; give a folder as --workdir.")
@@ -144,13 +136,13 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
                 "give another --workdir, or the settings of that run."
             )
         return
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != _CONFIG + _UNFINISHED)
+    others = sorted(entry.name for entry in path.iterdir() if entry.name != _CONFIG + storage.UNFINISHED)
     if others:
         raise WorkdirError(
             f"The workdir {path} holds {others[0]!r}{' and more' if others[1:] else ''} but no {_CONFIG}, "
             "so it is not the folder of a run; give a new or empty folder as --workdir."
         )
-    _write_json(path / _CONFIG, settings)
+    storage.write_json(path / _CONFIG, settings)
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rams_jax import processes
+from rams_jax import processes, storage
 from rams_jax.experiment import Run
 from rams_jax.train_step import Metrics, step_crops
 from rams_jax.types import TrainState
@@ -53,7 +54,9 @@ def check(
     file = path / FOLDER / f"step{number}.npz"
     if processes.first():
         file.parent.mkdir(exist_ok=True)
-        np.savez(file, name=np.array(names).reshape(slots.shape), **vars(batch))
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, name=np.array(names).reshape(slots.shape), **vars(batch))
+        storage.write_whole(file, content.getvalue())
     failed = [*failed, ", ".join(dict.fromkeys(names))]
     if len(failed) == LIMIT:
         raise NotFinite(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import io
 import math
 import pathlib
 import zipfile
@@ -22,6 +22,7 @@ import numpy as np
 import scipy.ndimage as ndi
 from flax import traverse_util
 
+from rams_jax import storage
 from rams_jax.annotations import PERCENTILES, AnnotationError, normalise
 from rams_jax.blocks import default_halo, label_rows
 from rams_jax.description import FORMAT, REMEDY, NetworkError, read_description
@@ -175,9 +176,8 @@ def save_network(path: pathlib.Path | str, network: Network, replace: bool = Fal
         if (path / name).exists() and not replace:
             raise NetworkError(f"{path / name}: exists already and is not overwritten; name a new folder.")
     flat = traverse_util.flatten_dict(network.params, sep="/")
-    unfinished = path / f".{_PARAMETERS}"
-    with unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: np.asarray(value, np.float32) for name, value in flat.items()})
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **{name: np.asarray(value, np.float32) for name, value in flat.items()})
     description = {
         "format": FORMAT,
         "model": dataclasses.asdict(network.model.settings),
@@ -188,13 +188,14 @@ def save_network(path: pathlib.Path | str, network: Network, replace: bool = Fal
         "averaged": network.averaged,
         "instances": dataclasses.asdict(network.instances),
         "training": {"pixel_size": network.pixel_size, "largest_object": network.largest_object},
-        "parameters": {"count": sum(np.size(value) for value in flat.values()), "sha256": _digest(unfinished)},
+        "parameters": {
+            "count": sum(np.size(value) for value in flat.values()),
+            "sha256": hashlib.sha256(content.getbuffer()).hexdigest(),
+        },
         "card": _without_nan(network.card),
     }
-    unfinished.replace(path / _PARAMETERS)
-    unfinished = path / f".{_DESCRIPTION}"
-    unfinished.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path / _DESCRIPTION)  # last, because it vouches for the parameters
+    storage.write_whole(path / _PARAMETERS, content.getvalue())
+    storage.write_json(path / _DESCRIPTION, description)  # last, because it vouches for the parameters
 
 
 def load_network(path: pathlib.Path | str) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ import numpy as np
 import tensorboardX
 from matplotlib.animation import FuncAnimation
 
-from rams_jax import biometry, curves, figures, processes, report
+from rams_jax import biometry, curves, figures, processes, report, storage
 from rams_jax.annotations import read_instances, write_instances
 from rams_jax.types import Example
 
@@ -62,9 +63,7 @@ class Log:
             return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row is not None and row["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        temporary.replace(self.path)
+        storage.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     @property
@@ -119,9 +118,10 @@ def write_maps(folder: pathlib.Path, maps: Mapping[str, tuple[np.ndarray, float]
     """
     folder.mkdir(exist_ok=True)
     for name, (values, pixel_size) in maps.items():
-        path = folder / f"{name}.tif"
-        path.unlink(missing_ok=True)
-        write_instances(path, values, pixel_size)
+        unfinished = folder / f"{name}.tif{storage.UNFINISHED}"
+        unfinished.unlink(missing_ok=True)
+        write_instances(unfinished, values, pixel_size)
+        unfinished.replace(folder / f"{name}.tif")
 
 
 def write_classes(folder: pathlib.Path, classes: Mapping[str, np.ndarray], class_names: Sequence[str]) -> None:
@@ -134,11 +134,12 @@ def write_classes(folder: pathlib.Path, classes: Mapping[str, np.ndarray], class
     """
     if len(class_names) < 2:
         return
-    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("name", "id", "class"))
-        for name, of_ids in classes.items():
-            table.writerows((name, i, class_names[of_ids[i] - 1]) for i in np.flatnonzero(of_ids).tolist())
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("name", "id", "class"))
+    for name, of_ids in classes.items():
+        table.writerows((name, i, class_names[of_ids[i] - 1]) for i in np.flatnonzero(of_ids).tolist())
+    storage.write_whole(folder / "classes.csv", text.getvalue())
 
 
 def growth_figures(grown: Sequence[tuple[Example, np.ndarray, np.ndarray]]) -> dict[str, bytes]:
@@ -226,9 +227,9 @@ def finish(
     folder.mkdir(exist_ok=True)
     pictures = pictures | {"curves.png": figures.to_png(curves.training_curves(rows))}
     for name, png in pictures.items():
-        (folder / name).write_bytes(png)
-    (workdir / "report.html").write_text(report.render(config, summary, rows, pictures), encoding="utf-8")
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        storage.write_whole(folder / name, png)
+    storage.write_whole(workdir / "report.html", report.render(config, summary, rows, pictures))
+    storage.write_json(workdir / "summary.json", summary)
 
 
 def environment() -> dict[str, Any]:

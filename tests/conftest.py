@@ -24,6 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers of pytest -n auto s
 _MADE_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if _MADE_CACHE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rams_jax_tests_")
+# Most programs are small, and there are a hundred of them in each start.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # The same examples every time: a red test is red again.
 hypothesis.settings.register_profile("rams_jax", derandomize=True, deadline=None, database=None, max_examples=50)

@@ -1,7 +1,9 @@
 """Two real processes on this machine: stopped by one signal, both ended by one loss, and in the end the run of one."""
 
+import importlib.util
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from rams_jax import train
 from rams_jax.network import load_network
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -22,23 +25,40 @@ SETTINGS = {
     "model": {"width": 4, "depth": 2},
     "augment": {"crop": 16, "elastic_grid": 8},
     "train": {"steps": STEPS, "warmup_steps": 3, "strong_crops": 4, "weak_crops": 4, "shards": 2, "ema": 0.9}
-    | {"log_every": 5, "evaluate_every": 200, "checkpoint_every": 50, "learning_rate": 0.01},
+    | {"log_every": 5, "evaluate_every": STEPS, "checkpoint_every": 25, "learning_rate": 0.01},
     "evolution": {"images_per_step": 2, "reach": 2},
 }
 
 
-def start(folder, workdir, cache, process=None, port=None):
-    """One process of a run of two, or a run of one with two devices."""
+def start(folder, workdir, process, port):
+    """One process of a run of two."""
     command = [sys.executable, "launch/main.py", f"--config=configs/folder.py:{folder}", f"--workdir={workdir}"]
     command += [f"--config.{part}.{k}={v}" for part, values in SETTINGS.items() for k, v in values.items()]
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    environment |= {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled")}
-    if process is None:
-        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    else:
-        command += [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
+    command += [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def alone(folder, workdir):
+    """The same run as one process with two devices, here."""
+    spec = importlib.util.spec_from_file_location("folder", ROOT / "configs" / "folder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(str(folder))
+    config.update(SETTINGS)
+    return train.train(config, workdir)
+
+
+def assert_same_run(found, expected):
+    """The same masks, and parameters up to the order of sums."""
+    masks = sorted(path.name for path in (expected / "evolved").iterdir())
+    assert masks and masks == sorted(path.name for path in (found / "evolved").iterdir())
+    for name in masks:
+        assert (found / "evolved" / name).read_bytes() == (expected / "evolved" / name).read_bytes(), name
+    pairs = (jax.tree.leaves(load_network(path / "network").params) for path in (found, expected))
+    for a, b in zip(*pairs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def free_port():
@@ -66,29 +86,27 @@ def ends(process, seconds):
     return process.returncode, said, complaint
 
 
-def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path):
+def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, capsys):
     folder, workdir, whole = synthetic.write_folder(tmp_path / "data", images=8), tmp_path / "run", tmp_path / "whole"
-    code, *said = ends(start(folder, whole, tmp_path), 240)
-    assert code == 0, said
 
     def two():
         port = free_port()
-        return [start(folder, workdir, tmp_path, process, port) for process in (0, 1)]
+        return [start(folder, workdir, process, port) for process in (0, 1)]
 
     # What a cluster does before it takes one of two machines back.
     pair = two()
-    wait_for_row(workdir, 25, pair)
+    wait_for_row(workdir, 10, pair)
     pair[1].send_signal(signal.SIGTERM)
     outcomes = [ends(process, 60) for process in pair]
     assert [code for code, *_ in outcomes] == [130, 130], outcomes
     assert all("Stopped and saved at step" in complaint for *_, complaint in outcomes)
     assert ["on 2 x cpu, from step 0" in said for _, said, _ in outcomes] == [True, False]
     stopped = last_row(workdir)
-    assert 25 <= stopped < STEPS
+    assert 10 <= stopped < STEPS
 
     # What it does without a word.
     pair = two()
-    wait_for_row(workdir, stopped + 20, pair)
+    wait_for_row(workdir, stopped + 5, pair)
     pair[1].kill()
     killed = time.monotonic()
     code, _, complaint = ends(pair[0], 60)
@@ -96,18 +114,19 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path):
     assert time.monotonic() - killed < 60
     pair[1].communicate()
 
+    # One process takes up what two have left.
+    single = shutil.copytree(workdir, tmp_path / "single")
     pair = two()
+    alone(folder, whole)
+    capsys.readouterr()
+    alone(folder, single)
+    assert f"from step 0 to {STEPS}" not in (said := capsys.readouterr().out) and "on 4 x cpu, from step" in said
+    assert_same_run(single, whole)
     outcomes = [ends(process, 240) for process in pair]
     assert [code for code, *_ in outcomes] == [0, 0], outcomes
     assert ["rams on folder, seed 0: test dice" in said for _, said, _ in outcomes] == [True, False]
     assert f"from step 0 to {STEPS}" not in outcomes[0][1] and (workdir / "report.html").exists()
-    masks = sorted(path.name for path in (whole / "evolved").iterdir())
-    assert masks and masks == sorted(path.name for path in (workdir / "evolved").iterdir())
-    for name in masks:
-        assert (whole / "evolved" / name).read_bytes() == (workdir / "evolved" / name).read_bytes(), name
-    found, expected = (load_network(path / "network").params for path in (workdir, whole))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert_same_run(workdir, whole)
 
 
 @pytest.mark.parametrize(

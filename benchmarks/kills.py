@@ -1,0 +1,290 @@
+"""Kills a run forty times, restarts it, and compares what becomes of it with the run that nobody killed.
+
+  python benchmarks/kills.py     writes benchmarks/results/kills.json
+
+A tiny run (`tests/synthetic.py`) is killed five times (SIGKILL) and then left alone, again and again: at times drawn
+over its whole length, and, so that no phase is missed, at files that appear. Steps and the masks' turn are one compiled
+program, so a kill among the steps hits either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from PIL import Image
+
+from rams_jax import checkpoint, outputs
+from rams_jax.annotations import read_instances
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS = 60
+SETTINGS = {
+    "data.name": "folder", "data.strong": 2, "data.auxiliary": (), "model.width": 4, "model.depth": 2,
+    "augment.crop": 16, "augment.elastic_grid": 8, "train.steps": STEPS, "train.warmup_steps": 3,
+    "train.strong_crops": 4,
+    "train.weak_crops": 4, "train.shards": 1, "train.ema": 0.9, "train.learning_rate": 0.01, "train.log_every": 5,
+    "train.evaluate_every": 20, "train.checkpoint_every": 10, "evolution.images_per_step": 2, "evolution.reach": 2,
+}  # fmt: skip
+_RUN = 5  # kills before a run is left alone
+_PATIENCE = 600.0  # seconds
+
+# What a phase writes first, below the workdir.
+PHASES = {
+    "saving": "checkpoints/*.orbax-checkpoint-tmp",
+    "results": "evolved/*.tif*",
+    "predictions": "predictions/*.tif*",
+    "network": "network/*",
+    "pictures": "figures/*",
+    "report": "report.html*",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When to kill."""
+
+    name: str
+    come: Callable[[pathlib.Path, float], bool]  # of the workdir and the time at which the process was started
+    delay: float = 0.0  # seconds after that
+
+
+def after(seconds: float) -> Moment:
+    """So long after the start."""
+    return Moment(f"{seconds:.1f} s after the start", lambda _, began: time.time() - began >= seconds)
+
+
+def at_row(step: int, delay: float) -> Moment:
+    """When this start has logged the step, or gone on from beyond it."""
+
+    def come(workdir: pathlib.Path, began: float) -> bool:
+        return _fresh(workdir, "tensorboard/*", began) and _row(workdir) >= step
+
+    return Moment(f"row {step}", come, delay)
+
+
+def at_phase(phase: str, delay: float) -> Moment:
+    """When the phase has begun to write."""
+    return Moment(phase, lambda workdir, began: _fresh(workdir, PHASES[phase], began), delay)
+
+
+def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+    """What starts the run, and goes on with it."""
+    settings = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    source = [f"--config.data.source={folder}", f"--workdir={workdir}"]
+    return [
+        sys.executable,
+        str(ROOT / "launch" / "main.py"),
+        f"--config={ROOT / 'configs' / 'microscopy.py'}",
+        *settings,
+        *source,
+    ]
+
+
+def run(folder: pathlib.Path, workdir: pathlib.Path, moment: Moment | None = None) -> str | None:
+    """Starts the command, kills it at the moment or lets it end.
+
+    Returns:
+      What the process wrote last before it was killed: a path below the workdir, or `nothing`; None: it ended before.
+
+    Raises:
+      RuntimeError: it failed by itself.
+    """
+    began = time.time()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command(folder, workdir), cwd=ROOT, stdout=said, stderr=said)
+        while process.poll() is None:
+            if moment is not None and moment.come(workdir, began):
+                time.sleep(moment.delay)
+                process.send_signal(signal.SIGKILL)
+                break
+            if time.time() > began + _PATIENCE:
+                process.kill()
+            time.sleep(0.0005)
+        code = process.wait()
+        if code == 0:
+            return None
+        if moment is None or code != -signal.SIGKILL:
+            said.seek(0)
+            raise RuntimeError(f"ended with {code}: {said.read()[-2000:]}")
+    written = (
+        [(path.stat().st_mtime, path) for path in workdir.rglob("*") if path.is_file()] if workdir.exists() else []
+    )
+    mtime, last = max(written, default=(0.0, workdir))
+    return last.relative_to(workdir).as_posix() if mtime > began else "nothing"
+
+
+def torn(workdir: pathlib.Path) -> list[str]:
+    """The files that bear their final names and cannot be read."""
+    readers = {
+        ".json": _json,
+        ".tif": read_instances,
+        ".png": lambda path: Image.open(path).verify(),
+        ".npz": _arrays,
+        ".html": _page,
+    }
+    found = []
+    for path in sorted(workdir.rglob("*")):
+        reader = readers.get(path.suffix)
+        # of checkpoints only those count that are vouched for
+        if reader is None or "checkpoints" in path.parts or not path.is_file():
+            continue
+        try:
+            reader(path)
+        except Exception as error:
+            found.append(f"{path.relative_to(workdir)}: {error}")
+    return found
+
+
+def differences(found: pathlib.Path, expected: pathlib.Path) -> list[str]:
+    """Everything in which a finished run is not, to the bit, the other."""
+    wrong = [f"{path.relative_to(found)} is left over" for path in found.rglob("*.tmp")]
+    a, b = (dict(jax.tree_util.tree_leaves_with_path(_saved(workdir))) for workdir in (found, expected))
+    wrong += [
+        f"checkpoint: {jax.tree_util.keystr(k)}"
+        for k in {*a, *b}
+        if k not in a or k not in b or _bits(a[k]) != _bits(b[k])
+    ]
+    for name in ("evolved", "predictions", "figures", "network/parameters.npz"):
+        here, there = ({p.relative_to(w): p for p in _files(w / name)} for w in (found, expected))
+        read = _arrays if name.startswith("network") else pathlib.Path.read_bytes
+        wrong += [str(k) for k in {*here, *there} if k not in here or k not in there or read(here[k]) != read(there[k])]
+    here, there = (_json(workdir / "summary.json") for workdir in (found, expected))
+    wrong += [
+        f"summary: {key}" for key in ("test", "masks", "instances", "steps", "warnings") if here[key] != there[key]
+    ]
+    wrong += ["metrics.jsonl"] if _rows(found) != _rows(expected) else []
+    return wrong
+
+
+def plan(rng: np.random.Generator, seconds: float) -> Iterator[Moment]:
+    """Moments without end; of each five two at any time, one amid the steps, one amid a save, one at the end."""
+    endings = ["results", "pictures", "report", "predictions", "network"]
+    for number in range(10**6):
+        yield after(rng.uniform(0, seconds))
+        yield at_row(int(rng.integers(1, STEPS - 20)), rng.uniform(0, 0.1))
+        yield at_phase("saving", rng.uniform(0, 0.1))
+        yield after(rng.uniform(0, seconds))
+        yield at_phase(endings[number % len(endings)], rng.uniform(0, 0.1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results" / "kills.json")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT / "tests"))
+    import synthetic
+
+    with tempfile.TemporaryDirectory(prefix="kills-") as name:
+        place = pathlib.Path(name)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place / "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        folder = synthetic.write_folder(place / "data")
+        run(folder, place / "first")  # compiles
+        began = time.time()
+        run(folder, place / "whole")
+        seconds = time.time() - began
+        planned = plan(np.random.default_rng(options.seed), seconds)
+        kills, ends = [], differences(place / "first", place / "whole")
+        assert not ends, ends
+        while len(kills) < options.kills:
+            workdir = place / f"run{len(ends)}"
+            for moment in (next(planned) for _ in range(_RUN)):
+                hit = run(folder, workdir, moment) if len(kills) < options.kills else None
+                if hit is not None:
+                    kills.append({"run": len(ends), "moment": moment.name, "hit": hit, "torn": torn(workdir)})
+                    print(f"{len(kills)}/{options.kills} {moment.name}: {hit}", flush=True)
+            run(folder, workdir)
+            ends.append(differences(workdir, place / "whole"))
+            print(f"run {len(ends) - 1}: {ends[-1] or 'the same bits'}", flush=True)
+    exact = [not wrong for wrong in ends]
+    content = {
+        "command": " ".join(["python", "benchmarks/kills.py", *sys.argv[1:]]),
+        "kills": len(kills),
+        "recovered": sum(exact[kill["run"]] for kill in kills),
+        "torn": sum(bool(kill["torn"]) for kill in kills),
+        "hit": collections.Counter(_phase(kill["hit"]) for kill in kills),
+        "seconds_of_a_run": round(seconds, 1),
+        "each": kills,
+        "differences": ends,
+        **{key: value for key, value in outputs.environment().items() if key != "peak_memory_mib"},
+        "machine": platform.platform(),
+    }
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
+    print(
+        f"{content['recovered']} of {content['kills']} kills recovered to the bit, {content['torn']} left a torn file."
+    )
+
+
+def _phase(hit: str) -> str:
+    """What the run was at, from the file that it wrote last."""
+    if ".orbax-checkpoint-tmp" in hit or hit.endswith(".tmp"):
+        return f"writing {hit.partition('/')[0]}"
+    return {"nothing": "start", "config.json": "start", "metrics.jsonl": "steps", "tensorboard": "steps"}.get(
+        hit.partition("/")[0], f"after {hit.partition('/')[0]}"
+    )
+
+
+def _fresh(workdir: pathlib.Path, pattern: str, began: float) -> bool:
+    try:
+        return any(path.stat().st_mtime > began for path in workdir.glob(pattern))
+    except OSError:  # it has gone meanwhile
+        return True
+
+
+def _row(workdir: pathlib.Path) -> int:
+    return max((row["step"] for row in _rows(workdir)), default=0)
+
+
+def _rows(workdir: pathlib.Path) -> list[dict]:
+    """metrics.jsonl without the times, and without a line that is being written."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines if line.endswith("}")]
+
+
+def _saved(workdir: pathlib.Path) -> dict:
+    return checkpoint.open_checkpoints(workdir).restore(STEPS, args=ocp.args.StandardRestore())
+
+
+def _bits(array: np.ndarray) -> tuple:
+    array = np.asarray(array)
+    return array.dtype, array.shape, array.tobytes()
+
+
+def _arrays(path: pathlib.Path) -> dict[str, tuple]:
+    with np.load(path, allow_pickle=False) as content:
+        return {name: _bits(content[name]) for name in content}
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    return [path] if path.is_file() else sorted(path.iterdir())
+
+
+def _json(path: pathlib.Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def _page(path: pathlib.Path) -> None:
+    if not path.read_text().rstrip().endswith("</html>"):
+        raise ValueError("the page is cut short")
+
+
+if __name__ == "__main__":
+    main()
