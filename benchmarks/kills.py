@@ -191,6 +191,8 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     import synthetic
 
+    environment = {key: value for key, value in outputs.environment().items() if key != "peak_memory_mib"}
+    environment["machine"] = platform.platform()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         place = pathlib.Path(name)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place / "compiled"))
@@ -223,8 +225,7 @@ def main() -> None:
         "seconds_of_a_run": round(seconds, 1),
         "each": kills,
         "differences": ends,
-        **{key: value for key, value in outputs.environment().items() if key != "peak_memory_mib"},
-        "machine": platform.platform(),
+        **environment,
     }
     options.out.write_text(json.dumps(content, indent=1) + "\n")
     print(
