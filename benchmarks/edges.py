@@ -14,6 +14,7 @@ import tifffile
 from scipy import ndimage
 
 from rams_jax import datasets
+from rams_jax.types import MarkSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NEAR = 1.5  # pixels from the centre of a pixel to that of the nearest one on the other side of the edge
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs")
     runs = parser.parse_args().runs
     cache = pathlib.Path("~/.cache/rams_jax").expanduser()
-    examples = datasets.load("scratch_assay", "", cache, 0, (0.15, 0.4), (0,), ()).test
+    examples = datasets.load("scratch_assay", "", cache, 0, MarkSettings(), (0,), ()).test
     cells = {}
     for method in ("full", "rams", "strong", "multitask"):
         for seed in (0, 1, 2):

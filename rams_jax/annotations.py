@@ -31,12 +31,13 @@ class AnnotationError(ValueError):
     """An image or an annotation cannot be used; the message is one sentence that names it."""
 
 
-def check_example(example: Example, number_of_classes: int) -> None:
+def check_example(example: Example, number_of_classes: int, careful: bool = True) -> None:
     """Checks that image, maps, mask and classes of an example fit together.
 
     Args:
       example: shapes and dtypes as `rams_jax.types.Example` says.
       number_of_classes: K, without background.
+      careful: marks must keep to the objects of the full mask; False where training does not see it.
 
     Raises:
       AnnotationError: the first mistake found, with the name of the example.
@@ -68,6 +69,9 @@ def check_example(example: Example, number_of_classes: int) -> None:
         f"{name}: classes must be a list of integers, one for each id from 0 up, that begins with 0 for background.",
     )
     _check_ids(example, number_of_classes)
+    if example.full is not None and careful:
+        for _, sentence in mark_mistakes(name, example.full, example.partial):
+            raise AnnotationError(sentence)
 
 
 def check_dataset(examples: Sequence[Example], strong: Sequence[int]) -> None:
@@ -334,9 +338,6 @@ def _check_ids(example: Example, number_of_classes: int) -> None:
             raise AnnotationError(
                 f"{name}: object {unmarked[0]} has no pixel in the partial mask; mark it, or set complete=False."
             )
-    if full is not None:
-        for _, sentence in mark_mistakes(name, full, partial):
-            raise AnnotationError(sentence)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,13 @@ def default() -> ConfigDict:
     config.data.source = ""  # the annotated folder; the local copy of one of COPIED, "" = $RAMS_DATA or download
     config.data.cache = ""  # where prepared data sets are kept; "" = the user's cache directory
     config.data.strong = 1  # images that keep their full masks; the others show only their marks
+    config.data.weak = 0  # images that show only their marks; 0 = all the others
     config.data.mark_coverage = (0.15, 0.40)  # least and largest share of an object that its simulated mark covers
+    config.data.mark_shift = 0.0  # where it lies: 0 = anywhere in the object, 1 = as far to one side as it fits
+    config.data.mark_spill = 0.0  # share of its area that lies over the edge of the object
+    config.data.mark_missing = 0.0  # chance of an object to be without a mark, in images where marks are missing
+    config.data.mark_missing_images = 1.0  # chance of an image to be one of those
+    config.data.mark_complete = True  # images whose objects are all marked are said to be so; False = none is
     config.data.channels = (0,)  # of the images, in this order, that the network sees; the first is 0
     config.data.auxiliary = ("separation", "interior")  # auxiliary tasks, of AUXILIARY; () for none
     config.data.class_names = CLASS_NAMES  # names of the object classes 1, 2, ...
@@ -224,7 +230,13 @@ _RULES: dict[str, Rule] = {
     "data.source": _TEXT,
     "data.cache": _TEXT,
     "data.strong": _integer(1),
+    "data.weak": _integer(0),
     "data.mark_coverage": _sequence("two numbers between 0 and 1, the smaller first", _is_coverage),
+    "data.mark_shift": _SHARE,
+    "data.mark_spill": _number("a number from 0 to 0.5", lambda value: 0 <= value <= 0.5),
+    "data.mark_missing": _BELOW_ONE,
+    "data.mark_missing_images": _SHARE,
+    "data.mark_complete": _SWITCH,
     "data.channels": _sequence("one or more different integers, counted from 0", _is_channels),
     "data.auxiliary": _sequence(f"any of {', '.join(AUXILIARY)}, each once", _is_auxiliary),
     "data.class_names": _sequence("one or more different names", _is_names),

@@ -18,7 +18,7 @@ from rams_jax import datasets, loading, processes, sharding
 from rams_jax.annotations import AnnotationError
 from rams_jax.baselines import RULES
 from rams_jax.datasets import auxiliary
-from rams_jax.datasets.partial import choose_strong
+from rams_jax.datasets.partial import choose_strong, choose_weak
 from rams_jax.model import MultiTaskUNet, multiple
 from rams_jax.train_step import Program, init_state
 from rams_jax.types import (
@@ -27,6 +27,7 @@ from rams_jax.types import (
     Example,
     InstanceSettings,
     LossSettings,
+    MarkSettings,
     ModelSettings,
     TrainState,
 )
@@ -65,8 +66,12 @@ def load(config: ConfigDict) -> datasets.Splits:
     """
     cache = pathlib.Path(config.data.cache or os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax"
     data = config.data
+    marks = MarkSettings(
+        coverage=tuple(data.mark_coverage),
+        **{name: data[f"mark_{name}"] for name in ("shift", "spill", "missing", "missing_images", "complete")},
+    )
     chosen = (tuple(data.channels), tuple(data.auxiliary), tuple(data.class_names))
-    return datasets.load(data.name, data.source, cache, config.seed, tuple(data.mark_coverage), *chosen)
+    return datasets.load(data.name, data.source, cache, config.seed, marks, *chosen)
 
 
 def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
@@ -90,6 +95,10 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     strong = choose_strong(splits.train, config.data.strong, config.seed)
     if rule.all_strong:
         strong = tuple(range(len(splits.train)))
+    else:
+        kept = sorted({*strong, *choose_weak(splits.train, strong, config.data.weak, config.seed)})
+        splits = dataclasses.replace(splits, train=tuple(splits.train[i] for i in kept))
+        strong = tuple(kept.index(i) for i in strong)
     train_images = datasets.reveal(splits.train, strong, tasks)
     shards, devices = shards_and_devices(config)
     mean, std = loading.statistics(train_images)

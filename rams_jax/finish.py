@@ -104,12 +104,17 @@ def finish(
     pictures |= outputs.prediction_figures(splits.test, maps)
     circumference, agreement = outputs.circumferences(splits.test, maps)
     pictures |= agreement
+    weak = len(splits.train) - len(run.strong) if run.program.rule.weak_images else 0
+    outlined = [splits.train[i].full for i in run.strong]
     summary = {
         "method": config.method,
         "data": config.data.name,
         "seed": config.seed,
         "strong": len(run.strong),
-        "weak": len(splits.train) - len(run.strong) if run.program.rule.weak_images else 0,
+        "weak": weak,
+        "outlines": sum(_objects(full) for full in outlined),
+        # Marks on outlined images tell how large marks are; without weak images nobody needs to draw any.
+        "marks": sum(_objects(e.partial) for e in splits.train) if weak else 0,
         "steps": config.train.steps,
         "instances": {name: getattr(run.instances, name) for name in ("threshold", "marker_sigma", "marker_depth")},
         "test": scores,
@@ -128,6 +133,11 @@ def finish(
     outputs.finish(path, config.to_dict(), summary, rows, pictures)
     print(f"Report: {path / 'report.html'}")
     return summary
+
+
+def _objects(instances: Any) -> int:
+    """How many there are in int[H, W]."""
+    return len(np.setdiff1d(instances, 0))
 
 
 def _grows(run: Run) -> bool:

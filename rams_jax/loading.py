@@ -57,11 +57,11 @@ def load(
     Raises:
       AnnotationError: an image, a map or the set as a whole cannot be used.
     """
-    for example in examples:
-        check_example(example, number_of_classes)
+    chosen = set(strong)
+    for i, example in enumerate(examples):
+        check_example(example, number_of_classes, careful=i in chosen)
     check_dataset(examples, strong)
     first = examples[0]
-    chosen = set(strong)
     strong_images, weak_images = deal(sorted(chosen), [i for i in range(len(examples)) if i not in chosen], shards)
     slots = np.concatenate([strong_images, weak_images], axis=1)
     images, strong_count = slots.size, strong_images.shape[1]
@@ -142,8 +142,8 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
       number_of_classes: K.
 
     Returns:
-      `rho` float32[K]: area of the marks / area of the objects, on valid pixels; `outlined` float32[K]: number of
-      objects; `largest` float32[K]: area of the largest object, pixels.
+      `rho` float32[K]: area of the marks / area of the objects that carry one, on valid pixels; `outlined` float32[K]:
+      number of objects; `largest` float32[K]: area of the largest object, pixels.
 
     Raises:
       AnnotationError: no strong image shows a marked object of one of the classes.
@@ -155,7 +155,7 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
         marked = np.bincount(example.partial[example.valid & (example.full > 0)], minlength=len(example.classes))
         for k in range(number_of_classes):
             of_class = np.flatnonzero(example.classes == k + 1)
-            objects[k] += areas[of_class].sum()
+            objects[k] += areas[of_class[np.isin(of_class, example.partial)]].sum()
             marks[k] += marked[of_class].sum()
             outlined[k] += len(of_class)
             largest[k] = max(float(largest[k]), float(areas[of_class].max(initial=0)))

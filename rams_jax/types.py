@@ -161,6 +161,18 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
+class MarkSettings:
+    """How the person who marks images is simulated; the defaults are careful and complete."""
+
+    coverage: tuple[float, float] = (0.15, 0.40)  # least and largest share of an object that its mark covers
+    shift: float = 0.0  # 0 = anywhere in the object, 1 = in the segment at one side of it that the mark just fills
+    spill: float = 0.0  # share of a mark's area that lies over the edge of its object
+    missing: float = 0.0  # chance of an object to have no mark, in the images where marks are missing
+    missing_images: float = 1.0  # chance of an image to be one where marks are missing
+    complete: bool = True  # images whose objects are all marked are said to be so; False = nothing is said of any
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelSettings:
     width: int  # channels at full resolution; doubled at each level
     depth: int  # number of resolutions

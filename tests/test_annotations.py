@@ -40,6 +40,10 @@ def test_a_good_example_passes():
     unmarked = edited(example.partial, example.partial == 2, 0)
     annotations.check_example(dataclasses.replace(example, partial=unmarked, complete=False), 2)
     annotations.check_dataset([example, dataclasses.replace(example, full=None)], [0])
+    spilling = dataclasses.replace(example, partial=edited(example.partial, (0, 2), 1))
+    annotations.check_example(spilling, 2, careful=False)
+    with pytest.raises(AnnotationError, match="mark of object 1 leaves its own full mask at 1 pixels"):
+        annotations.check_example(spilling, 2)
 
 
 E = good()

@@ -17,6 +17,7 @@ from folders import classes, edited, marks, project, put, splits, squares
 from rams_jax import commandline, datasets
 from rams_jax.annotations import AnnotationError
 from rams_jax.check import as_json, check, lines
+from rams_jax.types import MarkSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -33,7 +34,7 @@ def folder(source, tmp_path):
 
 def train(path):
     """What training reads."""
-    return datasets.load("folder", str(path), path / "cache", 0, (0.15, 0.40), (), ("separation",))
+    return datasets.load("folder", str(path), path / "cache", 0, MarkSettings(), (), ("separation",))
 
 
 def test_a_healthy_folder_has_no_findings(folder):

@@ -13,8 +13,9 @@ from served import png, serve
 from rams_jax import datasets
 from rams_jax.annotations import AnnotationError, check_example, normalise
 from rams_jax.datasets import building, dsb2018, prepared
+from rams_jax.types import MarkSettings
 
-COVERAGE = (0.15, 0.40)
+MARKS = MarkSettings()
 SIZES = {"histology": {"train": 60, "validation": 8, "test": 17}, "fluorescence": {"train": 100, "validation": 18}}
 SIZES["fluorescence"]["test"] = 64
 EOSIN = "4193474b2f1c72f7"
@@ -74,7 +75,7 @@ def test_tiles_that_continue_each_other_are_of_one_field(kind):
 
 @real
 def test_histology_is_the_local_copy(tmp_path):
-    splits = datasets.load("histology", "", tmp_path, 0, COVERAGE, (0, 1, 2), ("separation",))
+    splits = datasets.load("histology", "", tmp_path, 0, MARKS, (0, 1, 2), ("separation",))
     folder = pathlib.Path(os.environ["RAMS_DATA"], "dsb2018_histology")
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == list(SIZES["histology"].values())
     for example in (*splits.train[::9], *splits.test):
@@ -141,7 +142,7 @@ def original(tmp_path):
 
 
 def test_the_form_of_the_source_is_read(original, tmp_path):
-    splits = datasets.load("histology", str(original), tmp_path / "cache", 0, COVERAGE, (), ())
+    splits = datasets.load("histology", str(original), tmp_path / "cache", 0, MARKS, (), ())
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == list(SIZES["histology"].values())
     for number, entry in enumerate(entries("histology")):
         example = next(e for e in getattr(splits, entry["split"]) if e.name == entry["name"])
@@ -162,8 +163,8 @@ def test_download(original, tmp_path, monkeypatch):
             archive.write(path, path.relative_to(original / "stage1_train"))
     with serve(tmp_path / "site") as address:
         monkeypatch.setattr(dsb2018, "URL", f"{address}stage1_train.zip")
-        downloaded = datasets.load("histology", "", tmp_path / "cache", 0, COVERAGE, (), ())
-    copied = datasets.load("histology", str(original), tmp_path / "cache", 0, COVERAGE, (), ())
+        downloaded = datasets.load("histology", "", tmp_path / "cache", 0, MARKS, (), ())
+    copied = datasets.load("histology", str(original), tmp_path / "cache", 0, MARKS, (), ())
     for a, b in zip(downloaded.test, copied.test, strict=True):
         assert a.name == b.name
         np.testing.assert_array_equal(a.image, b.image)
@@ -173,10 +174,10 @@ def test_download(original, tmp_path, monkeypatch):
 
 
 def test_a_changed_copy_is_prepared_again(original, tmp_path):
-    before = datasets.load("histology", str(original), tmp_path / "cache", 0, COVERAGE, (), ())
+    before = datasets.load("histology", str(original), tmp_path / "cache", 0, MARKS, (), ())
     path = next((original / "stage1_train").glob(f"{before.test[0].name}*/masks/b.png"))
     path.unlink()
-    after = datasets.load("histology", str(original), tmp_path / "cache", 0, COVERAGE, (), ())
+    after = datasets.load("histology", str(original), tmp_path / "cache", 0, MARKS, (), ())
     assert before.test[0].full.max() == 2 and after.test[0].full.max() == 1
     np.testing.assert_array_equal(before.test[1].full, after.test[1].full)
 
@@ -185,7 +186,7 @@ def test_what_cannot_be_loaded(original, tmp_path, monkeypatch):
     monkeypatch.delenv("RAMS_DATA", raising=False)
 
     def load(source, kind="histology"):
-        datasets.load(kind, str(source), tmp_path / "cache", 0, COVERAGE, (), ())
+        datasets.load(kind, str(source), tmp_path / "cache", 0, MARKS, (), ())
 
     with pytest.raises(AnnotationError, match="nowhere: there is no such folder; data.source or RAMS_DATA must name"):
         load(tmp_path / "nowhere")

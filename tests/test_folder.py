@@ -10,6 +10,7 @@ from folders import HALF_MICROMETRE, both, marks, noise, objects, project, put, 
 from rams_jax import datasets
 from rams_jax.annotations import AnnotationError, check_example
 from rams_jax.datasets import folder
+from rams_jax.types import MarkSettings
 
 TASKS = ("separation",)
 
@@ -23,12 +24,12 @@ def annotated(tmp_path) -> pathlib.Path:
 def read(path, seed=0, **options):
     """All examples, by name."""
     return {
-        example.name: example for part in folder.load(path, seed, (0.15, 0.40), TASKS, **options) for example in part
+        example.name: example for part in folder.load(path, seed, MarkSettings(), TASKS, **options) for example in part
     }
 
 
 def load(path, channels=(), names=()):
-    return datasets.load("folder", str(path), path / "cache", 0, (0.15, 0.40), channels, TASKS, names)
+    return datasets.load("folder", str(path), path / "cache", 0, MarkSettings(), channels, TASKS, names)
 
 
 def test_examples(annotated):

@@ -15,6 +15,7 @@ from folders import both, classes, project, put
 from rams_jax import config as settings
 from rams_jax import datasets
 from rams_jax.datasets.survey import survey
+from rams_jax.types import MarkSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEYS = ("augment.crop", "model.depth", "train.strong_crops", "evolution.reach", "instances.marker_sigma")
@@ -156,7 +157,7 @@ def test_training_takes_the_choice(folder):
     classes(names='class_names = ["bubble", "ice"]')(folder)
     data = folder_config.get_config(str(folder)).data
     splits = datasets.load(
-        "folder", data.source, folder, 0, (0.1, 0.4), data.channels, data.auxiliary, data.class_names
+        "folder", data.source, folder, 0, MarkSettings(), data.channels, data.auxiliary, data.class_names
     )
     assert len(splits.train) == data.strong == 4 and splits.train[0].classes.tolist() == [0, 1, 0, 0, 2]
     config = folder_config.get_config(str(folder))

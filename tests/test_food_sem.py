@@ -8,6 +8,7 @@ from rams_jax import datasets
 from rams_jax.annotations import check_example
 from rams_jax.datasets import food_sem
 from rams_jax.datasets.food_sem import BUBBLE, ICE, Scene
+from rams_jax.types import MarkSettings
 
 NAMES = [f"simulated_train_{i:02d}" for i in range(8)]
 EIGHT = np.ones((3, 3))
@@ -120,7 +121,7 @@ def test_charging_leaves_a_tail_along_the_line():
 
 
 def test_the_prepared_set(tmp_path):
-    splits = datasets.load("food_sem", "", tmp_path, 0, (0.15, 0.40), (0,), ("separation",))
+    splits = datasets.load("food_sem", "", tmp_path, 0, MarkSettings(), (0,), ("separation",))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [61, 20, 40]
     for example in (splits.train[5], splits.test[-1]):
         check_example(example, 2)

@@ -13,8 +13,9 @@ from served import png, serve
 from rams_jax import biometry, datasets
 from rams_jax.annotations import AnnotationError, check_example, normalise
 from rams_jax.datasets import building, hc18
+from rams_jax.types import MarkSettings
 
-COVERAGE = (0.15, 0.40)
+MARKS = MarkSettings()
 SIZES = {"train": 204, "validation": 44, "test": 195}
 real = pytest.mark.skipif("RAMS_DATA" not in os.environ, reason="RAMS_DATA names no local copy of the images")
 
@@ -63,7 +64,7 @@ def test_the_binned_masks_have_the_measured_circumference():
 
 @real
 def test_the_set_is_the_local_copy(tmp_path):
-    splits = datasets.load("ultrasound", "", tmp_path, 0, COVERAGE, (0,), ("background",))
+    splits = datasets.load("ultrasound", "", tmp_path, 0, MARKS, (0,), ("background",))
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     assert {split: len(part) for split, part in parts.items()} == SIZES
     for entry in building.table("hc18")[::40]:
@@ -122,7 +123,7 @@ def pack(original, site):
 
 def test_the_form_of_the_source_is_read_and_downloaded(original, tmp_path, monkeypatch):
     monkeypatch.delenv("RAMS_DATA", raising=False)
-    splits = datasets.load("ultrasound", str(original), tmp_path / "cache", 0, COVERAGE, (), ())
+    splits = datasets.load("ultrasound", str(original), tmp_path / "cache", 0, MARKS, (), ())
     example = splits.test[7]
     (number,) = (i for i, entry in enumerate(building.table("hc18")) if entry["name"] == example.name)
     assert example.circumference == 100 + number / 4
@@ -139,9 +140,9 @@ def test_the_form_of_the_source_is_read_and_downloaded(original, tmp_path, monke
         with pytest.raises(
             AnnotationError, match=r"training_set\.zip: holds another file than it should; name a local"
         ):
-            datasets.load("ultrasound", "", tmp_path / "cache", 0, COVERAGE, (), ())
+            datasets.load("ultrasound", "", tmp_path / "cache", 0, MARKS, (), ())
         monkeypatch.setattr(hc18, "MD5", checksums)
-        downloaded = datasets.load("ultrasound", "", tmp_path / "cache", 0, COVERAGE, (), ())
+        downloaded = datasets.load("ultrasound", "", tmp_path / "cache", 0, MARKS, (), ())
     for a, b in zip(downloaded.test, splits.test, strict=True):
         assert (a.name, a.circumference, a.pixel_size) == (b.name, b.circumference, b.pixel_size)
         np.testing.assert_array_equal(a.image, b.image)
@@ -149,7 +150,7 @@ def test_the_form_of_the_source_is_read_and_downloaded(original, tmp_path, monke
 
 def test_what_cannot_be_loaded(original, tmp_path):
     def load(source):
-        datasets.load("ultrasound", str(source), tmp_path / "cache", 0, COVERAGE, (), ())
+        datasets.load("ultrasound", str(source), tmp_path / "cache", 0, MARKS, (), ())
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(AnnotationError, match="empty: holds neither hc18/images and masks nor training_set"):

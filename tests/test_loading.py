@@ -173,6 +173,9 @@ def test_rho_and_largest_by_hand():
     rho, outlined, largest = mark_statistics([blind, b], 2)
     np.testing.assert_allclose(rho, [16 / 24, 3 / 15], rtol=1e-6)
     np.testing.assert_array_equal(outlined, [3, 2])
+    # An object without a mark tells nothing of how large marks are: 2 + 2 of 6 + 6 pixels are left of class 1.
+    overlooked = dataclasses.replace(b, partial=np.where(b.partial == 3, 0, b.partial), complete=False)
+    np.testing.assert_allclose(mark_statistics([a, overlooked], 2)[0], [4 / 12, 6 / 18], rtol=1e-6)
     # The state has the numbers of the strong images, each counted once although it is dealt to three shards.
     state, _ = load([a, b], [1], 2, 3, 4)
     np.testing.assert_allclose(state.rho, [14 / 18, 3 / 9], rtol=1e-6)

@@ -1,14 +1,89 @@
+import dataclasses
+import zlib
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets import partial
-from rams_jax.types import NO
+from rams_jax.types import NO, MarkSettings
 
 TASKS = ("separation",)
 
 EIGHT = np.ones((3, 3))
+
+
+def test_careful_marks_are_those_of_former_versions():
+    marks = partial.draw_partial(ellipses(), 5)
+    assert zlib.crc32(marks.tobytes()) == 3502467007, "the drawing has changed, and with it every simulated data set"
+
+
+def test_a_shift_moves_marks_to_one_side():
+    full = ellipses(spacing=40, axes=(14.0, 17.0))
+    ids = np.arange(1, 17)
+    centres = np.array(ndimage.center_of_mass(full > 0, full, ids))
+
+    def drawn(shift):
+        marks = partial.draw_partial(full, 0, MarkSettings(coverage=(0.2, 0.2), shift=shift))
+        moved = np.array(ndimage.center_of_mass(marks > 0, marks, ids)) - centres
+        return marks, moved, np.linalg.norm(moved, axis=1)
+
+    marks, moved, distance = drawn(1.0)
+    assert (np.bincount(marks.ravel())[1:] == np.rint(0.2 * np.bincount(full.ravel())[1:])).all()
+    # A segment with a quarter of a disc's area (0.2 of the object, which is larger than the room by the margin) has its
+    # centre of mass at about 0.6 of the radius; the room's radius is about 14 to 17 less 3.
+    assert 5.5 < distance.min() and distance.max() < 9.5
+    assert np.abs(np.mean(moved / distance[:, None], axis=0)).max() < 0.5, "each object has its own side"
+    assert np.median(drawn(0.0)[2]) < np.median(drawn(0.5)[2]) < np.median(distance)
+    for index in ids:
+        depth = ndimage.distance_transform_cdt(full == index, "chessboard")
+        assert depth[marks == index].min() > 1 and ndimage.label(marks == index)[1] == 1
+
+
+@pytest.mark.parametrize("spill", [0.05, 0.3])
+def test_marks_spill_over_the_edge(spill):
+    full = ellipses(spacing=40, axes=(14.0, 17.0))
+    careful = partial.draw_partial(full, 0)
+    marks = partial.draw_partial(full, 0, MarkSettings(spill=spill))
+    for index in range(1, 17):
+        mark, inside = marks == index, full == index
+        assert (mark & ~inside).sum() == round(spill * (careful == index).sum())
+        # The last step of the way may have left more outside than was asked for, and that is left out.
+        assert 0.85 * (careful == index).sum() <= mark.sum() <= (careful == index).sum()
+        assert ndimage.label(mark)[1] == 1
+        distance = ndimage.distance_transform_edt(~inside)
+        assert distance[mark].max() < (4 if spill < 0.1 else 8), "just over the edge"
+
+
+def test_spilling_marks_leave_the_marks_of_neighbours_alone():
+    full = np.zeros((20, 40), np.int32)
+    full[:, :20], full[:, 20:] = 1, 2  # the only edge is the one between them
+    marks = partial.draw_partial(full, 3, MarkSettings(coverage=(0.5, 0.5), spill=0.1))
+    careful = partial.draw_partial(full, 3, covering(0.5))
+    assert ((marks == 1) & (full == 2)).any() or ((marks == 2) & (full == 1)).any()
+    for index in (1, 2):
+        assert 0.7 * (careful == index).sum() < (marks == index).sum() <= (careful == index).sum()
+    alone = np.ones((9, 9), np.int32)
+    spilled = partial.draw_partial(alone, 0, MarkSettings(spill=0.2))
+    np.testing.assert_array_equal(spilled, partial.draw_partial(alone, 0), "there is nothing to spill over to")
+
+
+def test_overlooked_objects():
+    marks = np.arange(1001, dtype=np.int32)[None]
+    everywhere = partial.overlook(marks, 1, MarkSettings(missing=0.1))
+    assert set(np.unique(everywhere)) <= set(range(1001)) and ((everywhere == 0) | (everywhere == marks)).all()
+    assert 70 < 1000 - (everywhere > 0).sum() < 130  # 100, standard deviation 9.5
+    np.testing.assert_array_equal(everywhere, partial.overlook(marks, 1, MarkSettings(missing=0.1)))
+    half = [(partial.overlook(marks, s, MarkSettings(missing=0.5, missing_images=0.1)) > 0).sum() for s in range(300)]
+    touched = [count for count in half if count < 1000]
+    assert 15 < len(touched) < 45  # 30, standard deviation 5.2
+    assert 430 < min(touched) and max(touched) < 570  # 500, standard deviation 15.8
+    np.testing.assert_array_equal(partial.overlook(marks, 1, partial.CAREFUL), marks)
+
+
+def covering(share: float) -> MarkSettings:
+    return MarkSettings(coverage=(share, share))
 
 
 def ellipses(size: int = 160, spacing: int = 20, axes: tuple[float, float] = (6.0, 8.5)) -> np.ndarray:
@@ -43,7 +118,7 @@ def test_marks_are_as_promised_on_wide_objects():
 
 def test_marks_are_off_centre_and_of_two_kinds():
     full = ellipses()
-    marks = partial.draw_partial(full, seed=5, coverage=(0.2, 0.2))
+    marks = partial.draw_partial(full, 5, covering(0.2))
     ids = np.arange(1, 65)
     centres, marked = (np.array(ndimage.center_of_mass(m > 0, m, ids)) for m in (full, marks))
     assert 1.0 < np.median(np.linalg.norm(centres - marked, axis=1)) < 4.0  # the radius is 6 to 8.5
@@ -59,14 +134,14 @@ def test_marks_are_off_centre_and_of_two_kinds():
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
 def test_the_share_is_exact_where_there_is_room(share):
     full = ellipses(spacing=40, axes=(14.0, 17.0))
-    marks = partial.draw_partial(full, 0, (share, share))
+    marks = partial.draw_partial(full, 0, covering(share))
     for index in range(1, 17):
         assert (marks == index).sum() == max(1, round(share * (full == index).sum()))
 
 
 def test_marks_keep_well_inside_large_objects():
     full = ellipses(size=300, spacing=150, axes=(50.0, 60.0))
-    marks = partial.draw_partial(full, 0, (0.4, 0.4))
+    marks = partial.draw_partial(full, 0, covering(0.4))
     for index in range(1, 5):
         depth = ndimage.distance_transform_cdt(full == index, "chessboard")
         assert depth[marks == index].min() > 0.15 * depth.max() > 4
@@ -92,7 +167,7 @@ def test_narrow_objects_are_marked_too(height, width, inner):
     full = np.zeros((12, 30), np.int32)
     full[4 : 4 + height, 5 : 5 + width] = 3
     for seed in range(5):
-        mark = partial.draw_partial(full, seed, (0.5, 0.5)) == 3
+        mark = partial.draw_partial(full, seed, covering(0.5)) == 3
         expected = max(1, round(0.5 * height * width))
         assert mark.sum() == (min(expected, inner) if inner else expected)
         assert ndimage.label(mark)[1] == 1 and (full[mark] == 3).all()
@@ -103,11 +178,11 @@ def test_narrow_objects_are_marked_too(height, width, inner):
 def test_the_edge_of_the_image_is_no_boundary():
     full = np.zeros((20, 20), np.int32)
     full[:4, :10] = 1  # cut by the top left corner: only row 3 and column 9 are boundary
-    mark = partial.draw_partial(full, 0, (1.0, 1.0)) == 1
+    mark = partial.draw_partial(full, 0, covering(1.0)) == 1
     expected = np.zeros((20, 20), bool)
     expected[:3, :9] = True
     np.testing.assert_array_equal(mark, expected)
-    assert (partial.draw_partial(np.ones((9, 8), np.int32), 0, (0.25, 0.25)) == 1).sum() == 18
+    assert (partial.draw_partial(np.ones((9, 8), np.int32), 0, covering(0.25)) == 1).sum() == 18
 
 
 def test_marks_stay_where_somebody_looked():
@@ -130,15 +205,15 @@ def test_objects_of_several_pieces_get_one_mark_in_the_largest():
 @pytest.mark.parametrize("coverage", [(0.0, 0.4), (0.5, 0.4), (0.2, 1.5)])
 def test_impossible_coverage(coverage):
     with pytest.raises(AnnotationError, match="Marks cannot cover"):
-        partial.draw_partial(np.ones((4, 4), np.int32), 0, coverage)
+        partial.draw_partial(np.ones((4, 4), np.int32), 0, MarkSettings(coverage=coverage))
 
 
-def example(name: str, objects: int):
+def example(name: str, objects: int, marks: MarkSettings = partial.CAREFUL):
     full = np.zeros((30, 30), np.int32)
     for index in range(objects):
         full[6 * (index // 5) : 6 * (index // 5) + 5, 6 * (index % 5) : 6 * (index % 5) + 5] = index + 1
     image = np.zeros((30, 30, 1), np.float32)
-    return partial.annotate(name, image, full, None, np.ones((30, 30), bool), 1.0, 0, (0.15, 0.4), TASKS)
+    return partial.annotate(name, image, full, None, np.ones((30, 30), bool), 1.0, 0, marks, TASKS)
 
 
 def test_strong_images_are_those_with_objects():
@@ -149,9 +224,29 @@ def test_strong_images_are_those_with_objects():
     four = {partial.choose_strong(examples, 4, seed) for seed in range(60)}
     assert four == {tuple(sorted((1, 3, 4, i))) for i in (0, 2, 5)}
     assert partial.choose_strong(examples, 6, 0) == (0, 1, 2, 3, 4, 5)
+    overlooked = [dataclasses.replace(e, partial=np.zeros_like(e.partial)) if e.name == "3" else e for e in examples]
+    assert {partial.choose_strong(overlooked, 2, seed) for seed in range(60)} == {(1, 4), (1, 5), (4, 5)}
     for count in (0, -1, 7):
         with pytest.raises(AnnotationError, match=f"{count} images are to keep their full masks, but 6 of 6"):
             partial.choose_strong(examples, count, 0)
+
+
+def test_weak_images_are_chosen_among_the_others():
+    examples = [example(str(i), 3) for i in range(8)]
+    assert partial.choose_weak(examples, (2, 5), 0, 0) == (0, 1, 3, 4, 6, 7)
+    few, more = (set(partial.choose_weak(examples, (2, 5), count, 4)) for count in (2, 4))
+    assert len(few) == 2 and len(more) == 4 and few < more and not more & {2, 5}
+    assert len({partial.choose_weak(examples, (2, 5), 2, seed) for seed in range(40)}) > 8  # of 15
+    with pytest.raises(AnnotationError, match="7 images are to show their marks, but 6 of 8 training images are left"):
+        partial.choose_weak(examples, (2, 5), 7, 0)
+
+
+def test_what_careless_people_say():
+    careless = example("a", 9, MarkSettings(missing=0.5))
+    assert not careless.complete and 0 < len(np.unique(careless.partial)) - 1 < 9
+    assert (careless.auxiliary[..., 0] == NO).sum() == (careless.partial > 0).sum(), "nothing is known off the marks"
+    silent = example("a", 9, MarkSettings(complete=False))
+    assert not silent.complete and len(np.unique(silent.partial)) - 1 == 9
 
 
 def test_annotate_derives_the_rest():
@@ -159,10 +254,10 @@ def test_annotate_derives_the_rest():
     assert made.complete and made.classes.tolist() == [0, 1, 1, 1] and made.auxiliary.shape == (30, 30, 1)
     assert (made.partial != example("b", 3).partial).any(), "each image has its own stream"
     first = np.where(made.partial == 1, 1, 0).astype(np.int32)
-    some = partial.annotate("a", made.image, made.full, first, made.valid, 1.0, 0, (0.15, 0.4), TASKS)
+    some = partial.annotate("a", made.image, made.full, first, made.valid, 1.0, 0, MarkSettings(), TASKS)
     assert not some.complete
-    weak = partial.annotate("a", made.image, None, first, made.valid, 1.0, 0, (0.15, 0.4), TASKS)
+    weak = partial.annotate("a", made.image, None, first, made.valid, 1.0, 0, MarkSettings(), TASKS)
     assert weak.complete and weak.full is None and weak.classes.tolist() == [0, 1]
     np.testing.assert_array_equal(weak.auxiliary[..., 0] == NO, first > 0)
     with pytest.raises(AnnotationError, match="a: neither"):
-        partial.annotate("a", made.image, None, None, made.valid, 1.0, 0, (0.15, 0.4), TASKS)
+        partial.annotate("a", made.image, None, None, made.valid, 1.0, 0, MarkSettings(), TASKS)

@@ -9,8 +9,9 @@ from scipy import ndimage
 from rams_jax import datasets
 from rams_jax.annotations import AnnotationError, check_example
 from rams_jax.datasets import scratch_assay
+from rams_jax.types import MarkSettings
 
-COVERAGE = (0.15, 0.40)
+MARKS = MarkSettings()
 TASKS = ("separation",)
 EIGHT = np.ones((3, 3))
 
@@ -22,7 +23,7 @@ def cache(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def splits(cache) -> datasets.Splits:
-    return datasets.load("scratch_assay", "", cache, 0, COVERAGE, (), TASKS)
+    return datasets.load("scratch_assay", "", cache, 0, MARKS, (), TASKS)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +144,8 @@ def test_marks_of_the_data_set(splits):
 
 
 def test_the_seed_draws_the_marks(splits, cache):
-    same = datasets.load("scratch_assay", "", cache, 0, COVERAGE, (1,), TASKS)
-    other = datasets.load("scratch_assay", "", cache, 1, COVERAGE, (1, 0), TASKS)
+    same = datasets.load("scratch_assay", "", cache, 0, MARKS, (1,), TASKS)
+    other = datasets.load("scratch_assay", "", cache, 1, MARKS, (1, 0), TASKS)
     for a, b, c in zip(splits.train, same.train, other.train, strict=True):
         np.testing.assert_array_equal(a.partial, b.partial)
         np.testing.assert_array_equal(a.full, c.full)
@@ -155,12 +156,12 @@ def test_the_seed_draws_the_marks(splits, cache):
 
 def test_what_cannot_be_loaded(cache, tmp_path):
     with pytest.raises(AnnotationError, match="no data set 'cells'"):
-        datasets.load("cells", "", cache, 0, COVERAGE, (), TASKS)
+        datasets.load("cells", "", cache, 0, MARKS, (), TASKS)
     with pytest.raises(AnnotationError, match=r"asks for \(2,\), but the image has only 0 to 1"):
-        datasets.load("scratch_assay", "", cache, 0, COVERAGE, (2,), TASKS)
+        datasets.load("scratch_assay", "", cache, 0, MARKS, (2,), TASKS)
     (tmp_path / "file").write_text("")
     with pytest.raises(AnnotationError, match="file: cannot hold prepared data sets"):
-        datasets.load("scratch_assay", "", tmp_path / "file", 0, COVERAGE, (), TASKS)
+        datasets.load("scratch_assay", "", tmp_path / "file", 0, MARKS, (), TASKS)
 
 
 @pytest.mark.parametrize("damage", ["cut", "no records", "no description", "half a description"])
@@ -179,7 +180,7 @@ def test_a_half_written_cache_is_written_again(splits, cache, tmp_path, damage):
             (written / "dataset_info.json").unlink()
         case "half a description":
             (written / "dataset_info.json").write_text('{"name": "scr')
-    again = datasets.load("scratch_assay", "", tmp_path, 0, COVERAGE, (), TASKS)
+    again = datasets.load("scratch_assay", "", tmp_path, 0, MARKS, (), TASKS)
     for a, b in zip(splits.test, again.test, strict=True):
         np.testing.assert_array_equal(a.image, b.image)
         np.testing.assert_array_equal(a.full, b.full)
@@ -190,8 +191,9 @@ def test_neither_tensorflow_nor_chatter(tmp_path):
     code = f"""
 import pathlib, sys
 from rams_jax import datasets
+from rams_jax.types import MarkSettings
 assert 'tensorflow_datasets' not in sys.modules, 'floor 2 and above must import without it'
-datasets.load('scratch_assay', '', pathlib.Path({str(tmp_path)!r}), 0, (0.15, 0.4), (0,), ('separation',))
+datasets.load('scratch_assay', '', pathlib.Path({str(tmp_path)!r}), 0, MarkSettings(), (0,), ('separation',))
 assert 'tensorflow' not in sys.modules
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

@@ -34,12 +34,10 @@ def summary(run):
 @pytest.fixture(scope="module")
 def training(run):
     """The weak training images by name, as the run saw them, with their truth."""
-    from rams_jax import config, datasets
+    from rams_jax import datasets
+    from rams_jax.types import MarkSettings
 
-    values = config.default()
-    splits = datasets.load(
-        "scratch_assay", "", run[1].parent / "rams_jax", 0, tuple(values.data.mark_coverage), (0,), ("separation",)
-    )
+    splits = datasets.load("scratch_assay", "", run[1].parent / "rams_jax", 0, MarkSettings(), (0,), ("separation",))
     return {example.name: example for example in splits.train}
 
 

@@ -6,11 +6,13 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets import folder, prepared
 from rams_jax.datasets.auxiliary import answer_all
 from rams_jax.datasets.findings import keep_warnings
-from rams_jax.types import Example
+from rams_jax.types import Example, MarkSettings
 
 _MOST_WARNINGS = 10  # that are told before training
 
@@ -30,7 +32,7 @@ def load(
     source: str,
     cache: pathlib.Path,
     seed: int,
-    mark_coverage: tuple[float, float],
+    marks: MarkSettings,
     channels: tuple[int, ...],
     tasks: tuple[str, ...],
     class_names: tuple[str, ...] = (),
@@ -45,7 +47,7 @@ def load(
       source: the folder, for `folder`; else as `prepared.load` says.
       cache: folder for prepared data sets, made if missing.
       seed: of the marks and strokes, each image's derived from it and the image's name; for `folder` of the split too.
-      mark_coverage: least and largest share of an object that its mark covers.
+      marks: how they are drawn.
       channels: of the images, in this order; empty for all.
       tasks: auxiliary tasks, names in `auxiliary.TASKS`.
       class_names: that the caller expects of a folder; () for those of its project.toml.
@@ -58,20 +60,20 @@ def load(
             warnings: list[str] = []
             report = keep_warnings(warnings)
             path = pathlib.Path(source).expanduser()
-            train, validation, test = folder.load(path, seed, mark_coverage, tasks, class_names, report)
+            train, validation, test = folder.load(path, seed, marks, tasks, class_names, report)
             if len(warnings) > _MOST_WARNINGS:
                 more = f"and {len(warnings) - _MOST_WARNINGS} more; python launch/check.py {source} lists all."
                 warnings[_MOST_WARNINGS:] = [more]
             splits = Splits(train, validation, test, tuple(warnings))
         case _:
-            splits = Splits(*prepared.load(name, source, cache, seed, mark_coverage, tasks))
+            splits = Splits(*prepared.load(name, source, cache, seed, marks, tasks))
     parts = (splits.train, splits.validation, splits.test)
     train, validation, test = (tuple(_select(example, channels) for example in part) for part in parts)
     return Splits(train, validation, test, splits.warnings)
 
 
 def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str, ...]) -> tuple[Example, ...]:
-    """Gives the strong images all the answers to the auxiliary tasks that follow from their full maps.
+    """Gives the strong images what follows from their full maps: marks that keep to them, all auxiliary answers.
 
     Args:
       examples: the training images.
@@ -82,8 +84,9 @@ def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str,
         example = examples[i]
         if example.full is None:
             raise AnnotationError(f"{example.name}: chosen as a strong image, but it has no full mask.")
-        answers = answer_all(example.full, example.partial, example.valid, tasks)
-        revealed[i] = dataclasses.replace(example, auxiliary=answers)
+        marks = np.where(example.partial == example.full, example.partial, 0)
+        answers = answer_all(example.full, marks, example.valid, tasks)
+        revealed[i] = dataclasses.replace(example, partial=marks, auxiliary=answers)
     return tuple(revealed)
 
 

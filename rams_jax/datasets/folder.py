@@ -38,7 +38,7 @@ from rams_jax.datasets.layout import Entry, Folder, open_folder
 from rams_jax.datasets.overview import facts_of, inspect_all
 from rams_jax.datasets.partial import annotate
 from rams_jax.datasets.project import SPLITS
-from rams_jax.types import YES, Example
+from rams_jax.types import YES, Example, MarkSettings
 
 _PATIENCE = 2.0  # seconds before a progress bar appears
 
@@ -59,7 +59,7 @@ class Reading:
 def load(
     path: pathlib.Path | str,
     seed: int,
-    coverage: tuple[float, float],
+    marks: MarkSettings,
     tasks: tuple[str, ...],
     class_names: tuple[str, ...] = (),
     report: Report = stop,
@@ -69,7 +69,7 @@ def load(
     Args:
       path: laid out as the head of this file says.
       seed: of the marks that are drawn and of the split by chance.
-      coverage: least and largest share of an object that such a mark covers.
+      marks: how they are drawn.
       tasks: auxiliary tasks, names in `auxiliary.TASKS`.
       class_names: of the classes that training expects; () for those of project.toml.
       report: takes the findings; raises errors, and may keep warnings.
@@ -95,13 +95,13 @@ def load(
             valid=np.ones(reading.image.shape[:2], bool),
             pixel_size=reading.pixel_size,
             seed=seed,
-            coverage=coverage,
+            marks=marks,
             tasks=tasks,
             classes=reading.classes,
             strokes={task: strokes for task, strokes in reading.strokes.items() if task in tasks},
             complete=entry.complete or reading.partial is None,
         )
-        check_example(example, number_of_classes=_number_of_classes(folder))
+        check_example(example, _number_of_classes(folder), careful=reading.partial is not None)
         parts[entry.split].append(example)
     return tuple(tuple(part) for part in parts.values())
 

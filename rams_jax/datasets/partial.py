@@ -11,39 +11,42 @@ from scipy import ndimage
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets import auxiliary
-from rams_jax.types import Example
+from rams_jax.types import Example, MarkSettings
 
+CAREFUL = MarkSettings()
 _MARGIN = 0.15  # of an object's largest depth: how far a mark keeps from the boundary where there is room
 
 
 def draw_partial(
-    full: np.ndarray,
-    seed: int,
-    coverage: tuple[float, float] = (0.15, 0.40),
-    valid: np.ndarray | None = None,
+    full: np.ndarray, seed: int, marks: MarkSettings = CAREFUL, valid: np.ndarray | None = None
 ) -> np.ndarray:
     """Marks every object as a hurried person would: one blob or stroke, off its centre, well inside it.
 
     A mark grows pixel by pixel around a short curve through a random inner pixel, nearest first, where near is
     distorted by smooth noise; so it is connected and its area is exact. Its area is a share of the object's, drawn
-    uniformly from `coverage`. It keeps off the boundary by 15 % of the object's largest depth, at least by one pixel:
-    the outermost pixels, those with one of their eight neighbours outside, are never marked. Where the rest is too
-    small for the share the mark is that rest; an object that has only outermost pixels is marked on those. The edge of
-    the image is no boundary. The mark of an object depends on the seed, the object's id and shape, and nothing else.
+    uniformly from `marks.coverage`. It keeps off the boundary by 15 % of the object's largest depth, at least by one
+    pixel: the outermost pixels, those with one of their eight neighbours outside, are never marked. Where the rest is
+    too small for the share the mark is that rest; an object that has only outermost pixels is marked on those. The edge
+    of the image is no boundary. The mark of an object depends on the seed, the object's id and shape, and nothing else.
+
+    Careless marks are the same ones, moved. With `marks.shift` only a segment of that room is used, cut off on a random
+    side: all of it at 0, as much as the mark fills at 1. With `marks.spill` the mark then moves over the nearest edge,
+    also into a neighbour, until that share of its area lies outside; where the neighbour is marked its mark stays.
 
     Args:
       full: integer[H, W], instance map.
       seed: not negative.
-      coverage: least and largest share of an object's area.
+      marks: how they are drawn; none is missing here, see `overlook`.
       valid: bool[H, W]; marks stay where it is True, unless an object lies outside altogether. None: everywhere.
 
     Returns:
       int32[H, W]: the ids of `full`, each in one 4-connected mark of at least one pixel.
     """
-    low, high = coverage
+    low, high = marks.coverage
     if not 0 < low <= high <= 1:
         raise AnnotationError(f"Marks cannot cover from {low} to {high} of an object: give shares between 0 and 1.")
     partial = np.zeros(full.shape, np.int32)
+    valid = np.ones(full.shape, bool) if valid is None else valid
     for index, box in enumerate(ndimage.find_objects(full.astype(np.int32)), start=1):
         if box is None:
             continue
@@ -54,21 +57,48 @@ def draw_partial(
         depth = ndimage.distance_transform_cdt(np.pad(inside, sides), "chessboard")
         depth = depth[tuple(slice(a, depth.shape[i] - b) for i, (a, b) in enumerate(sides))]
         depth = np.where(depth < 0, max(full.shape), depth)  # the transform says -1 where there is no outside at all
-        looked_at = np.ones_like(inside) if valid is None or not valid[box][inside].any() else valid[box]
+        unseen = not valid[box][inside].any()
+        looked_at = valid[box] | unseen
         area = max(1, round(rng.uniform(low, high) * int(inside.sum())))
         for margin in (1 + int(_MARGIN * depth.max()), 1, 0):
             room = _largest((depth > margin) & looked_at)
             if room.sum() >= (area if margin > 1 else 1):
                 break
-        partial[box][_mark(room, depth, area, rng)] = index
+        # Streams of their own, so that careless marks differ from careful ones in nothing else.
+        if marks.shift:
+            room = _segment(room, area, marks.shift, np.random.default_rng([seed, index, 1]))
+            depth = ndimage.distance_transform_cdt(np.pad(room, 1), "chessboard")[1:-1, 1:-1]
+        mark = _mark(room, depth, area, rng)
+        if marks.spill:
+            wide, moved = _moved_out(mark, box, full == index, marks.spill)
+            own = full[wide] == index
+            moved = _largest(moved & (valid[wide] | unseen) & (own | (partial[wide] == 0)))
+            if (moved & own).any():  # a mark of a few pixels may be all outside after one step
+                box, mark = wide, moved
+        partial[box][mark] = index
     return partial
+
+
+def overlook(partial: np.ndarray, seed: int, marks: MarkSettings) -> np.ndarray:
+    """Takes away the marks of objects that a person has overlooked, by chance; an image can lose all.
+
+    Args:
+      partial: int32[H, W].
+      seed: of the image, not negative.
+      marks: `missing` and `missing_images`.
+    """
+    rng = np.random.default_rng([seed, 0, 1])
+    if rng.random() >= marks.missing_images:
+        return partial
+    lost = rng.random(int(partial.max(initial=0)) + 1) < marks.missing
+    return np.where(lost[partial], 0, partial)
 
 
 def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[int, ...]:
     """Chooses the images that keep their full maps: at random, first among those with many objects.
 
-    Nobody outlines an empty image, so the images with at least the median number of objects go first, then the others
-    that have a full map.
+    Nobody outlines an image that shows nothing to mark, so the images with at least the median number of objects go
+    first, those without any mark counted as empty, then the others that have a full map.
 
     Args:
       examples: the training images.
@@ -81,7 +111,7 @@ def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[i
     Raises:
       AnnotationError: fewer than `count` images have a full map, or `count` is below 1.
     """
-    maps = {i: example.full for i, example in enumerate(examples) if example.full is not None}
+    maps = {i: e.full if e.partial.any() else e.partial for i, e in enumerate(examples) if e.full is not None}
     outlined = list(maps)
     if not 1 <= count <= len(outlined):
         raise AnnotationError(
@@ -92,6 +122,31 @@ def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[i
     order = np.random.default_rng(seed).permutation(len(outlined))
     order = order[np.argsort(objects[order] < np.median(objects), kind="stable")]
     return tuple(sorted(outlined[i] for i in order[:count]))
+
+
+def choose_weak(examples: Sequence[Example], strong: Sequence[int], count: int, seed: int) -> tuple[int, ...]:
+    """Chooses the images that show their marks, at random among those that are not strong; fewer are among more.
+
+    Args:
+      examples: the training images.
+      strong: positions of the strong ones.
+      count: how many; 0 for all.
+      seed: not negative.
+
+    Returns:
+      Positions in `examples`, rising.
+
+    Raises:
+      AnnotationError: there are fewer than `count`.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(len(examples)).tolist()
+    others = [i for i in order if i not in strong]
+    if count > len(others):
+        raise AnnotationError(
+            f"{count} images are to show their marks, but {len(others)} of {len(examples)} training images are left; "
+            "set data.weak to a number up to that, or to 0 for all."
+        )
+    return tuple(sorted(others[: count or None]))
 
 
 def image_seed(seed: int, name: str) -> int:
@@ -107,7 +162,7 @@ def annotate(
     valid: np.ndarray,
     pixel_size: float,
     seed: int,
-    coverage: tuple[float, float],
+    marks: MarkSettings,
     tasks: Sequence[str],
     *,
     classes: np.ndarray | None = None,
@@ -120,11 +175,11 @@ def annotate(
       name: of the image.
       image: float32[H, W, C], normalised.
       full: int32[H, W], or None.
-      partial: int32[H, W]; None to draw it from `full`.
+      partial: int32[H, W]; None to draw it from `full`, as `marks` say.
       valid: bool[H, W].
       pixel_size: micrometres.
       seed: of the data set; see `image_seed`.
-      coverage: as in `draw_partial`.
+      marks: of `draw_partial` and `overlook`; without `marks.complete` no image is said to be completely marked.
       tasks: auxiliary tasks, names in `auxiliary.TASKS`.
       classes: int32[J + 1], class of each id; None: all objects are of class 1.
       strokes: of some tasks, what a person drew (`auxiliary.read_strokes`).
@@ -137,12 +192,12 @@ def annotate(
     if partial is None:
         if full is None:
             raise AnnotationError(f"{name}: neither a full nor a partial mask.")
-        partial = draw_partial(full, seed, coverage, valid)
+        partial = overlook(draw_partial(full, seed, marks, valid), seed, marks)
     drawn = partial if full is None else full
     if classes is None:
         classes = np.zeros(max(int(drawn.max(initial=0)), int(partial.max(initial=0)), 0) + 1, np.int32)
         classes[drawn[drawn > 0]] = 1
-    complete = complete and np.isin(drawn[drawn > 0], partial).all().item()
+    complete = complete and marks.complete and np.isin(drawn[drawn > 0], partial).all().item()
     return Example(
         name=name,
         image=image,
@@ -176,6 +231,54 @@ def _mark(room: np.ndarray, depth: np.ndarray, area: int, rng: np.random.Generat
     noise = ndimage.gaussian_filter(rng.standard_normal(room.shape), max(1.0, np.sqrt(area) / 3))
     noise = np.clip(noise / noise[room].std(), -2, 2)
     return _grow(room, (ndimage.distance_transform_edt(off) + 0.5) * (1 + 0.2 * noise), start, area)
+
+
+def _segment(room: np.ndarray, area: int, shift: float, rng: np.random.Generator) -> np.ndarray:
+    """bool[h, w]: the part of the room beyond a straight line that leaves `area` pixels at a shift of 1, all at 0."""
+    angle = rng.uniform(0, 2 * np.pi)
+    pixels = np.argwhere(room)
+    keep = max(1, round(len(pixels) + shift * (min(area, len(pixels)) - len(pixels))))
+    beyond = pixels[np.argsort(-(pixels @ (np.sin(angle), np.cos(angle))), kind="stable")[:keep]]
+    segment = np.zeros_like(room)
+    segment[tuple(beyond.T)] = True
+    return _largest(segment)
+
+
+def _moved_out(
+    mark: np.ndarray, box: tuple[slice, ...], inside: np.ndarray, share: float
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The mark moved over the nearest edge of its object until `share` of it lies outside; what is more is left out.
+
+    Args:
+      mark: bool[h, w].
+      box: where in the image it is.
+      inside: bool[H, W], the object.
+      share: of the mark's area, rounded to pixels.
+
+    Returns:
+      A box that holds the mark where it lies now, and bool[h', w']. The same as before where nothing is to move, or the
+      object fills the image.
+    """
+    beyond = round(share * int(mark.sum()))
+    wide = tuple(slice(max(0, s.start - max(mark.shape) - 1), s.stop + max(mark.shape) + 1) for s in box)
+    inside = inside[wide]
+    if not beyond or inside.all():
+        return box, mark
+    pixels = np.argwhere(mark) + [b.start - w.start for b, w in zip(box, wide, strict=True)]
+    depth, nearest = ndimage.distance_transform_edt(inside, return_indices=True)
+    first = pixels[np.argmin(depth[tuple(pixels.T)])]
+    way = nearest[:, first[0], first[1]] - first
+    height = ndimage.distance_transform_edt(~inside)  # above the object
+    for steps in range(1, 2 * max(mark.shape)):
+        now = pixels + np.rint(steps * way / np.linalg.norm(way)).astype(int)
+        now = now[((now >= 0) & (now < inside.shape)).all(axis=1)]
+        out = now[~inside[tuple(now.T)]]
+        if len(out) >= beyond:
+            break
+    moved = np.zeros_like(inside)
+    moved[tuple(now.T)] = True
+    moved[tuple(out[np.argsort(height[tuple(out.T)], kind="stable")[beyond:]].T)] = False
+    return wide, moved
 
 
 def _grow(room: np.ndarray, cost: np.ndarray, start: np.ndarray, area: int) -> np.ndarray:

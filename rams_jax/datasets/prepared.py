@@ -21,14 +21,14 @@ from absl import logging
 from rams_jax.annotations import AnnotationError, normalise
 from rams_jax.config import COPIED
 from rams_jax.datasets.partial import annotate
-from rams_jax.types import Example
+from rams_jax.types import Example, MarkSettings
 
 SPLITS = ("train", "validation", "test")
 _FORMAT = "array_record"  # needs no TensorFlow
 
 
 def load(
-    name: str, source: str, cache: pathlib.Path, seed: int, coverage: tuple[float, float], tasks: tuple[str, ...]
+    name: str, source: str, cache: pathlib.Path, seed: int, marks: MarkSettings, tasks: tuple[str, ...]
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
     """The examples that train, validate and test, in the order of their names; prepares what is not prepared yet.
 
@@ -38,7 +38,7 @@ def load(
         RAMS_DATA names or, without it, to download.
       cache: folder for prepared data sets, made if missing. What came from a local copy is kept apart from what was
         downloaded, and is prepared again where the copy has changed.
-      seed, coverage, tasks: of the marks and strokes, see `partial.annotate`.
+      seed, marks, tasks: of the marks and strokes, see `partial.annotate`.
 
     Raises:
       AnnotationError: the cache cannot be written, or the data set cannot be had.
@@ -68,7 +68,7 @@ def load(
             parts = _read(builder, cache)
     finally:
         logging.set_verbosity(verbosity)
-    train, validation, test = (tuple(_from_row(row, seed, coverage, tasks) for row in rows) for rows in parts)
+    train, validation, test = (tuple(_from_row(row, seed, marks, tasks) for row in rows) for rows in parts)
     return train, validation, test
 
 
@@ -128,7 +128,7 @@ def _prepare(tfds: Any, builder: Callable[..., Any], cache: pathlib.Path) -> Non
                 raise
 
 
-def _from_row(row: dict[str, Any], seed: int, coverage: tuple[float, float], tasks: tuple[str, ...]) -> Example:
+def _from_row(row: dict[str, Any], seed: int, marks: MarkSettings, tasks: tuple[str, ...]) -> Example:
     example = annotate(
         name=row["name"].decode(),
         image=normalise(row["image"], row["limits"]),
@@ -137,7 +137,7 @@ def _from_row(row: dict[str, Any], seed: int, coverage: tuple[float, float], tas
         valid=row["valid"],
         pixel_size=float(row["pixel_size"]),
         seed=seed,
-        coverage=coverage,
+        marks=marks,
         tasks=tasks,
         classes=row["classes"].astype(np.int32) if "classes" in row else None,
     )
