@@ -5,7 +5,9 @@
 
 A cell is one run of launch/main.py with one experiment, method and seed. Its summary and the command that made it are
 kept in benchmarks/results/EXPERIMENT; a cell that failed is kept too, with the last line of what it said, and is tried
-again when its file is removed. `--jobs 2` runs two cells at a time, each on its share of the cores.
+again when its file is removed. `--jobs 2` runs two cells at a time, each on its share of the cores. Other tools on the
+same images, outlines and marks are methods too, when asked for (`--methods forest monai`; see benchmarks/peers): there
+a cell is one run of benchmarks/peers/run.py.
 """
 
 import argparse
@@ -30,6 +32,8 @@ VARIANTS = {
     "histology_alone": ("histology", "--config.data.auxiliary=('interior',)"),  # without the task of separation
     "ultrasound_8": ("ultrasound", "--config.data.strong=8", "--config.train.steps=1800"),
 }
+PEERS = ("forest", "monai", "nnunet", "stardist", "cellpose")  # modules in benchmarks/peers/run.py
+NOT_INSTALLED = 69  # its exit status then
 MEASURES = {"dice": "Dice", "aji": "AJI", "pq": "PQ", "ap50": "AP50"}
 
 
@@ -41,7 +45,7 @@ def main() -> None:
         default=["microscopy"],
         help=f"experiments, as the files in configs/ are called, or {', '.join(VARIANTS)}",
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS + PEERS, default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs", help="where the runs lie, or are put")
@@ -78,14 +82,20 @@ def run_cell(data: str, method: str, seed: int, runs: pathlib.Path, cores: Seque
     if path.exists():
         return
     experiment, *settings = VARIANTS.get(data, (data,))
-    options = [f"--config=configs/{experiment}.py", *settings, f"--config.method={method}", f"--config.seed={seed}"]
-    cell = {"command": shlex.join(["python", "launch/main.py", *options])}
+    program, choice = (
+        ("benchmarks/peers/run.py", "--peer") if method in PEERS else ("launch/main.py", "--config.method")
+    )
+    options = [f"--config=configs/{experiment}.py", *settings, f"{choice}={method}", f"--config.seed={seed}"]
+    cell = {"command": shlex.join(["python", program, *options])}
     workdir = runs / f"{data}-{method}-seed{seed}"
     if not (workdir / "summary.json").exists():
-        command = [sys.executable, "launch/main.py", *options, f"--workdir={workdir}"]
+        command = [sys.executable, program, *options, f"--workdir={workdir}"]
         if cores:
             command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode == NOT_INSTALLED:
+            print(done.stderr.splitlines()[-1], flush=True)
+            return
         print(f"{data} {method} {seed}: {'failed' if done.returncode else 'done'}", flush=True)
         if done.returncode:
             said = (done.stderr.strip() or "nothing").splitlines()[-1]
@@ -99,7 +109,7 @@ def run_cell(data: str, method: str, seed: int, runs: pathlib.Path, cores: Seque
 def read_cells(folder: pathlib.Path) -> dict[str, list[dict]]:
     """The summaries of each method, by seed."""
     cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*-seed*.json"))]
-    return {method: [cell for cell in cells if cell["method"] == method] for method in METHODS}
+    return {method: [cell for cell in cells if cell["method"] == method] for method in METHODS + PEERS}
 
 
 def table(cells: dict[str, list[dict]]) -> str:
