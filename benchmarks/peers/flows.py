@@ -24,7 +24,7 @@ from shared import Found, Task, extent
 from rams_jax.types import Example
 
 PACKAGES = ("cellpose", "torch")
-STEPS = 300  # of 8 crops
+STEPS = 250  # of 8 crops
 SEMANTIC = False
 NUCLEI, OTHERS = 17.0, 30.0  # pixels
 THRESHOLDS = (0.0, -1.0, 1.0, -2.0, 2.0)
@@ -36,7 +36,7 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[Foun
     torch.manual_seed(task.seed)
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     diameter = NUCLEI if extent(task) < OTHERS else OTHERS
-    path, _, _ = train_seg(
+    path, *_ = train_seg(
         CellposeModel(pretrained_model=None, diam_mean=diameter).net,
         train_data=[shown.image for shown in task.outlined],
         train_labels=[np.maximum(shown.instances, 0) for shown in task.outlined],

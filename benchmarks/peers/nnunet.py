@@ -35,7 +35,7 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[np.n
     base = pathlib.Path(folder).absolute()
     for name in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{name}"] = str(base / name)
-    os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
     # After the folders are known: it reads them when it is imported.
     import torch
     from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
@@ -56,6 +56,7 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[np.n
             super().__init__(*arguments, **named)
             self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = EPOCHS, ITERATIONS, 2
 
+    os.environ["nnUNet_n_proc_DA"] = "0"  # in training; planning fails with it
     torch.manual_seed(task.seed)
     np.random.seed(task.seed)
     trainer = Short(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))

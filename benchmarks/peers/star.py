@@ -22,7 +22,7 @@ from stardist.models import Config2D, StarDist2D
 from rams_jax.types import Example
 
 PACKAGES = ("stardist", "tensorflow-cpu", "csbdeep")
-STEPS = 600  # of 4 patches
+STEPS = 1000  # of 4 patches
 SEMANTIC = False
 WIDE = 60  # pixels
 

@@ -41,9 +41,9 @@ from shared import UNKNOWN, Shown, Task, class_map
 from rams_jax.types import Example
 
 PACKAGES = ("monai", "torch")
-STEPS = 600  # of 4 crops of outlined images and 4 of the others
+STEPS = 1000  # of 4 crops of outlined images and 4 of the others
 SEMANTIC = True
-ROUNDS = 6  # scores on the validation images
+ROUNDS = 5  # scores on the validation images
 CROP = (96, 96)
 
 _AUGMENT = Compose(
