@@ -2,73 +2,148 @@
 
   python benchmarks/compare.py --data microscopy             run the cells that are missing, then print the table
   python benchmarks/compare.py --data microscopy --table     print the table of the cells that are there
+  python benchmarks/compare.py --data histology --variants budgets rough --methods rams --dry     what would be run
+  python benchmarks/compare.py --ablations --data histology food_sem --seeds 0
+  python benchmarks/compare.py --all                         everything, then the figures (benchmarks/figures.py)
 
-A cell is one run of launch/main.py with one experiment, method and seed. Its summary and the command that made it are
-kept in benchmarks/results/EXPERIMENT; a cell that failed is kept too, with the last line of what it said, and is tried
-again when its file is removed. `--jobs 2` runs two cells at a time, each on its share of the cores. Other tools on the
-same images, outlines and marks are methods too, when asked for (`--methods forest monai`; see benchmarks/peers): there
-a cell is one run of benchmarks/peers/run.py.
+Summaries and the commands that made them are kept in benchmarks/results/EXPERIMENT[/VARIANT] and, of ablations,
+benchmarks/results/ablations/EXPERIMENT; a cell that failed is kept too, with the last line of what it said, and is
+tried again when its file is removed. `--jobs 2` runs two cells at a time, each on its share of the cores. Other tools
+on the same images, outlines and marks are methods too, when asked for (`--methods forest monai`; see benchmarks/peers).
 """
 
 import argparse
 import concurrent.futures
-import json
 import os
 import pathlib
 import queue
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import numpy as np
+from cells import (
+    ABLATIONS,
+    EXPERIMENTS,
+    PEERS,
+    RESULTS,
+    ROOT,
+    ROUGH,
+    TRAINING,
+    Cell,
+    block,
+    budgets,
+    changes,
+    interval,
+    plan,
+    read_cells,
+    run_cell,
+    seconds,
+    whole,
+)
 
 from rams_jax.config import METHODS
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-# Experiments with other settings, beside the files in configs/.
-VARIANTS = {
-    "histology_alone": ("histology", "--config.data.auxiliary=('interior',)"),  # without the task of separation
-    "ultrasound_8": ("ultrasound", "--config.data.strong=8", "--config.train.steps=1800"),
-}
-PEERS = ("forest", "monai", "nnunet", "stardist", "cellpose")  # modules in benchmarks/peers/run.py
-NOT_INSTALLED = 69  # its exit status then
 MEASURES = {"dice": "Dice", "aji": "AJI", "pq": "PQ", "ap50": "AP50"}
 
 
 def main() -> None:
+    arguments = parse()
+    cells = wanted(arguments)
+    missing = [cell for cell in cells if not cell.path(arguments.results).exists()]
+    if arguments.dry:
+        for cell in missing:
+            print(" ".join(["python", *cell.command()]))
+        print(f"{len(missing)} of {len(cells)} cells are missing; {estimate(missing, arguments)}.")
+        return
+    if not arguments.table:
+        run_cells(missing, arguments.results, arguments.runs, arguments.jobs)
+    for data in dict.fromkeys(cell.data for cell in cells if cell.variant in ABLATIONS):
+        folder = Cell(data, "default", "rams", 0).path(arguments.results).parent
+        print(f"\n{data}, ablations on the validation images\n\n{ablation_table(folder)}")
+    for data, variant in dict.fromkeys(cell[:2] for cell in cells if cell.variant not in ABLATIONS):
+        folder = Cell(data, variant, "rams", 0).path(arguments.results).parent
+        found = by_method(folder)
+        if variant == "" or found:
+            print(f"\n{data}{f', {variant}: {changes(variant)}' if variant else ''}\n\n{table(found)}")
+    if arguments.all and not arguments.table:
+        import figures
+
+        figures.draw_all(arguments.results, figures.FOLDER)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data",
         nargs="+",
         default=["microscopy"],
-        help=f"experiments, as the files in configs/ are called, or {', '.join(VARIANTS)}",
+        help=f"experiments, as the files in configs/ are called (:smoke behind it too), or {', '.join(EXPERIMENTS)}",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=[""],
+        help=f"strongN (outlined images), strongNweakM (and marked ones), {', '.join(ROUGH)}; budgets or rough for all "
+        'of a kind; "" for the experiment itself, which is the default',
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS + PEERS, default=METHODS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 unless given; of --all, as planned")
+    parser.add_argument("--all", action="store_true", help="all cells of cells.plan(), and the figures")
+    parser.add_argument("--ablations", action="store_true", help="one change of settings each, of rams")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs", help="where the runs lie, or are put")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where the cells lie, or are put")
     parser.add_argument("--table", action="store_true", help="only print the tables of the cells that are there")
+    parser.add_argument("--dry", action="store_true", help="only print what is missing, and how long it will take")
     arguments = parser.parse_args()
-    if not arguments.table:
-        cells = [(d, m, s) for d in arguments.data for s in arguments.seeds for m in arguments.methods]
-        run_cells(cells, arguments.runs, arguments.jobs)
+    try:
+        for cell in wanted(arguments):
+            if cell.data not in EXPERIMENTS and not (ROOT / "configs" / f"{cell.data.split(':')[0]}.py").exists():
+                parser.error(f"There is no experiment {cell.data!r} in configs/, nor among {', '.join(EXPERIMENTS)}.")
+            changes(cell.variant)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def wanted(arguments: argparse.Namespace) -> list[Cell]:
+    """The cells that the command line asks for.
+
+    Raises:
+      ValueError: budgets of an experiment whose number of training images is not listed.
+    """
+    if arguments.all:
+        return [cell for cell in plan() if arguments.seeds is None or cell.seed in arguments.seeds]
+    seeds = [0, 1, 2] if arguments.seeds is None else arguments.seeds
+    if arguments.ablations:
+        return [cell for s in seeds for cell in block(arguments.data, ABLATIONS, ["rams"], s)]
+    cells = []
     for data in arguments.data:
-        print(f"\n{data}\n\n{table(read_cells(RESULTS / data))}")
+        if "budgets" in arguments.variants and data not in TRAINING:
+            raise ValueError(f"Budgets are planned for {', '.join(TRAINING)}; name them as strongN for {data}.")
+        kinds = {"rough": list(ROUGH), "budgets": budgets(data) if data in TRAINING else []}
+        variants = [name for given in arguments.variants for name in kinds.get(given, [given])]
+        cells += [cell for s in seeds for cell in block([data], variants, arguments.methods, s)]
+    return cells
 
 
-def run_cells(cells: Sequence[tuple[str, str, int]], runs: pathlib.Path, jobs: int) -> None:
-    """Runs the missing cells, `jobs` at a time, each on cores of its own."""
+def estimate(cells: Sequence[Cell], arguments: argparse.Namespace) -> str:
+    taken = seconds(cells, arguments.results)
+    if taken is None:
+        return "no cell is there to tell how long they take"
+    return f"about {taken / arguments.jobs / 3600:.1f} hours with --jobs {arguments.jobs}, as those that are there took"
+
+
+def run_cells(cells: Sequence[Cell], results: pathlib.Path, runs: pathlib.Path, jobs: int) -> None:
+    """Runs cells, `jobs` at a time, each on cores of its own."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
     for job in range(jobs):
         shares.put(cores[job::jobs])
 
-    def one(cell: tuple[str, str, int]) -> None:
+    def one(cell: Cell) -> None:
         share = shares.get()
         try:
-            run_cell(*cell, runs, share)
+            run_cell(cell, results, runs, share)
         finally:
             shares.put(share)
 
@@ -76,44 +151,16 @@ def run_cells(cells: Sequence[tuple[str, str, int]], runs: pathlib.Path, jobs: i
         list(pool.map(one, cells))
 
 
-def run_cell(data: str, method: str, seed: int, runs: pathlib.Path, cores: Sequence[int]) -> None:
-    """Trains one cell, unless its run is whole already, and keeps its summary, or how it failed."""
-    path = RESULTS / data / f"{method}-seed{seed}.json"
-    if path.exists():
-        return
-    experiment, *settings = VARIANTS.get(data, (data,))
-    program, choice = (
-        ("benchmarks/peers/run.py", "--peer") if method in PEERS else ("launch/main.py", "--config.method")
-    )
-    options = [f"--config=configs/{experiment}.py", *settings, f"{choice}={method}", f"--config.seed={seed}"]
-    cell = {"command": shlex.join(["python", program, *options])}
-    workdir = runs / f"{data}-{method}-seed{seed}"
-    if not (workdir / "summary.json").exists():
-        command = [sys.executable, program, *options, f"--workdir={workdir}"]
-        if cores:
-            command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode == NOT_INSTALLED:
-            print(done.stderr.splitlines()[-1], flush=True)
-            return
-        print(f"{data} {method} {seed}: {'failed' if done.returncode else 'done'}", flush=True)
-        if done.returncode:
-            said = (done.stderr.strip() or "nothing").splitlines()[-1]
-            cell |= {"method": method, "data": data, "seed": seed, "failed": f"exit {done.returncode}: {said}"}
-    if "failed" not in cell:
-        cell |= json.loads((workdir / "summary.json").read_text())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(cell, indent=1) + "\n")
-
-
-def read_cells(folder: pathlib.Path) -> dict[str, list[dict]]:
-    """The summaries of each method, by seed."""
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*-seed*.json"))]
-    return {method: [cell for cell in cells if cell["method"] == method] for method in METHODS + PEERS}
+def by_method(folder: pathlib.Path) -> dict[str, list[dict]]:
+    """The cells of a folder by method, ours and their baselines first; methods without one are left out."""
+    cells = read_cells(folder)
+    methods = dict.fromkeys([*METHODS, *(cell["method"] for cell in cells)])
+    found = {method: [cell for cell in cells if cell["method"] == method] for method in methods}
+    return {method: some for method, some in found.items() if some}
 
 
 def table(cells: dict[str, list[dict]]) -> str:
-    """Markdown: mean and standard deviation over the seeds on the test images, and of the grown masks.
+    """Markdown: mean and its 95 % interval over the seeds on the test images, and of the grown masks.
 
     Recovered is the share of the gap from `strong` to `full` that a method closes, of the mean scores over the seeds
     that all three have.
@@ -122,16 +169,15 @@ def table(cells: dict[str, list[dict]]) -> str:
         f"| method | {' | '.join(MEASURES.values())} | recovered: Dice | AJI | masks: precision | recall | seeds |",
         "|---" * (len(MEASURES) + 6) + "|",
     ]
-    whole = {method: [cell for cell in found if "failed" not in cell] for method, found in cells.items()}
-    for method, found in whole.items():
+    good = {method: whole(found) for method, found in cells.items()}
+    for method, found in good.items():
         failed = len(cells[method]) - len(found)
         seeds = f"{len(found)}" + (f", {failed} failed" if failed else "")
         if not found:
-            if failed:
-                lines.append(f"| `{method}` |" + " |" * (len(MEASURES) + 4) + f" {seeds} |")
+            lines.append(f"| `{method}` |" + " |" * (len(MEASURES) + 4) + f" {seeds} |")
             continue
         row = [spread([cell["test"][name] for cell in found]) for name in MEASURES]
-        row += [recovered(whole, method, name) for name in ("dice", "aji")]
+        row += [recovered(good, method, name) for name in ("dice", "aji")]
         grown = [cell["masks"] for cell in found if cell["masks"]]
         row += [spread([masks[name] for masks in grown]) if grown else "" for name in ("precision", "recall")]
         lines.append(f"| `{method}` | {' | '.join([*row, seeds])} |")
@@ -140,7 +186,7 @@ def table(cells: dict[str, list[dict]]) -> str:
 
 def recovered(cells: dict[str, list[dict]], method: str, name: str) -> str:
     """Share of the gap; nothing for its two ends, or where the three have no seed in common."""
-    by_seed = {m: {cell["seed"]: cell["test"][name] for cell in cells[m]} for m in ("strong", "full", method)}
+    by_seed = {m: {c["seed"]: c["test"][name] for c in cells.get(m, [])} for m in ("strong", "full", method)}
     seeds = set.intersection(*(set(scores) for scores in by_seed.values()))
     if method in ("strong", "full") or not seeds:
         return ""
@@ -148,10 +194,39 @@ def recovered(cells: dict[str, list[dict]], method: str, name: str) -> str:
     return f"{(reached - low) / (high - low):.0%} of {high - low:.3f}" if high > low else ""
 
 
-def spread(values: list[float]) -> str:
-    """Mean and, of more than one value, the sample's standard deviation."""
-    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{deviation}"
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of more than one value, the half width of its 95 % interval."""
+    mean, half = interval(values)
+    return f"{mean:.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
+
+
+def ablation_table(folder: pathlib.Path) -> str:
+    """Markdown: validation scores and grown masks at the end of training, and what each change of settings does.
+
+    A difference is the mean over the seeds that the ablation and the default both have.
+    """
+    shown = {"val_dice": "validation Dice", "val_aji": "AJI", "masks_precision": "masks: precision"}
+    shown |= {"masks_recall": "recall", "masks_dice": "Dice"}
+    there, ends = read_cells(folder), {}
+    lines = [f"| ablation | settings | {' | '.join(shown.values())} | seeds |", "|---" * 8 + "|"]
+    for name, settings in ABLATIONS.items():
+        cells = [cell for cell in there if cell["variant"] == name]
+        ends[name] = {c["seed"]: {key: c["curve"][key][-1] for key in shown if key in c["curve"]} for c in whole(cells)}
+        failed = len(cells) - len(ends[name])
+        row = [ablated(ends[name], ends["default"], key, name == "default") for key in shown]
+        seeds = f"{len(ends[name])}" + (f", {failed} failed" if failed else "")
+        if cells:
+            lines.append(f"| {name} | `{settings}` | {' | '.join([*row, seeds])} |".replace("``", ""))
+    return "\n".join(lines)
+
+
+def ablated(scores: dict[int, dict], default: dict[int, dict], key: str, alone: bool) -> str:
+    """Mean over the seeds, and the difference from the default over the seeds in common: `0.880 (-0.012)`."""
+    values = [found[key] for found in scores.values() if key in found]
+    if not values:
+        return ""
+    common = [scores[s][key] - default[s][key] for s in set(scores) & set(default) if key in scores[s]]
+    return f"{np.mean(values):.3f}" + (f" ({np.mean(common):+.3f})" if common and not alone else "")
 
 
 if __name__ == "__main__":

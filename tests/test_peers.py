@@ -23,7 +23,7 @@ def paths(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("shared", "run", "compare"):
+    for name in ("shared", "run", "compare", "cells"):
         sys.modules.pop(name, None)
 
 
@@ -33,7 +33,7 @@ def example(name, tasks=("separation", "interior"), hidden=5):
     full[np.hypot(Y - 20, X - 42) < 11] = 2
     image = (full > 0).astype(np.float32)[..., None]
     valid = X >= hidden
-    return annotate(name, image, full, None, valid, 1.0, 0, (0.15, 0.4), tasks, classes=np.array([0, 2, 1], np.int32))
+    return annotate(name, image, full, None, valid, 1.0, 0, CAREFUL, tasks, classes=np.array([0, 2, 1], np.int32))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_probabilities_become_objects_with_classes():
 
 
 def test_a_missing_tool_is_one_sentence_and_no_cell(tmp_path):
-    import compare
+    import cells
 
     command = [
         BENCHMARKS / "peers" / "run.py",
@@ -114,26 +114,27 @@ def test_a_missing_tool_is_one_sentence_and_no_cell(tmp_path):
     hide = f"import sys, runpy; sys.modules['nnunetv2'] = None; sys.argv = {[str(c) for c in command]!r}; "
     hide += "sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", hide], cwd=BENCHMARKS.parent, capture_output=True, text=True)
-    assert done.returncode == compare.NOT_INSTALLED
+    assert done.returncode == cells.NOT_INSTALLED
     assert done.stderr.splitlines()[-1] == "nnunet is not installed; pip install -e .[bench]"
     assert not list(tmp_path.iterdir())
 
 
 def test_the_table_shows_the_cells_of_peers_beside_ours(tmp_path):
+    import cells
     import compare
     import run
 
-    assert tuple(run.PEERS) == compare.PEERS
+    assert tuple(run.PEERS) == cells.PEERS
     scores = {"dice": 0.8, "aji": 0.6, "pq": 0.5, "ap50": 0.4}
-    cells = {
+    found = {
         "strong": {"test": scores | {"dice": 0.7}},
         "full": {"test": scores | {"dice": 0.9}},
         "forest": {"test": scores},
         "cellpose": {"failed": "exit 2: several classes"},
     }
-    for method, cell in cells.items():
+    for method, cell in found.items():
         cell |= {"method": method, "seed": 0, "masks": None}
         (tmp_path / f"{method}-seed0.json").write_text(json.dumps(cell))
-    rows = compare.table(compare.read_cells(tmp_path)).splitlines()
+    rows = compare.table(compare.by_method(tmp_path)).splitlines()
     assert any(row.startswith("| `forest` | 0.800 | 0.600 |") and "50% of 0.200" in row for row in rows)
     assert any(row.startswith("| `cellpose` |") and row.endswith("0, 1 failed |") for row in rows)
