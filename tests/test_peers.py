@@ -10,7 +10,7 @@ import pytest
 
 from rams_jax import config as settings
 from rams_jax import datasets, experiment
-from rams_jax.datasets.partial import annotate, choose_strong
+from rams_jax.datasets.partial import CAREFUL, annotate, choose_strong
 from rams_jax.evaluate import score_instances
 from rams_jax.types import NO, UNKNOWN, YES, InstanceSettings
 
