@@ -41,7 +41,7 @@ SETTINGS = {
     "train.evaluate_every": 20, "train.checkpoint_every": 10, "evolution.images_per_step": 2, "evolution.reach": 2,
 }  # fmt: skip
 _RUN = 5  # kills before a run is left alone
-_PATIENCE = 600.0  # seconds
+_PATIENCE = 3600.0  # seconds
 
 # What a phase writes first, below the workdir.
 PHASES = {

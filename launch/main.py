@@ -69,6 +69,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         commandline.fail(processes.explain(error), processes.LOST)
     except train.Interrupted as error:
         commandline.fail(error, commandline.INTERRUPTED)
+    except OSError as error:
+        place = error.filename2 or error.filename or workdir
+        commandline.fail(
+            f"{place}: {error.strerror or error}; put that right, then give the same command again: it goes on from the "
+            "last checkpoint."
+        )
     except KeyboardInterrupt:  # before the first step, or twice
         commandline.fail("Stopped; the same command goes on from the last checkpoint.", commandline.INTERRUPTED)
 

@@ -70,14 +70,24 @@ def save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
     """Writes a pytree of jax arrays as the checkpoint of `step`, and returns when it is on the disk.
 
     A step that is already there is left as it is: the same step of the same run holds the same values.
+
+    Raises:
+      WorkdirError: it cannot be written; the one before is left.
     """
     if step in manager.all_steps():
         return
-    manager.save(step, args=ocp.args.StandardSave(tree))
-    manager.wait_until_finished()
-    if processes.first():
-        folder = pathlib.Path(manager.directory) / str(step)
-        storage.write_json(folder / _DIGESTS, _digests(folder))
+    try:
+        manager.save(step, args=ocp.args.StandardSave(tree))
+        manager.wait_until_finished()
+        if processes.first():
+            folder = pathlib.Path(manager.directory) / str(step)
+            storage.write_json(folder / _DIGESTS, _digests(folder))
+    except (OSError, ValueError, RuntimeError) as error:  # tensorstore has its own ways to say that the disk is full
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise WorkdirError(
+            f"The checkpoint of step {step} cannot be written to {manager.directory} ({said}); make room there, then "
+            "give the same command again: it goes on from the one before."
+        ) from error
 
 
 def restore(manager: ocp.CheckpointManager, abstract_tree: Any) -> Any | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rams_jax import storage
+
 _ENDINGS = (".dcm", ".dicom", ".ima")
 _MAGIC = 128  # position of the letters DICM
 _CENTIMETRES = 3  # code of the unit in a region of an ultrasound image
@@ -37,6 +39,11 @@ def read_pixels(path: pathlib.Path) -> np.ndarray:
         raise DicomError("holds no image, perhaps a report; leave it out.")
     if (frames := int(data.get("NumberOfFrames") or 1)) > 1:
         raise DicomError(f"holds {frames} frames; save each as an image of its own.")
+    height, width, samples = (int(data.get(key) or 1) for key in ("Rows", "Columns", "SamplesPerPixel"))
+    if storage.absurd(path, height * width * samples * (int(data.get("BitsAllocated") or 8) + 7) // 8):
+        raise DicomError(
+            f"claims to hold {height} x {width} x {samples} values, too many for its size; export it again."
+        )
     try:
         array = pixels.pixel_array(data)
     except Exception as error:  # each decoder has its own
@@ -69,6 +76,11 @@ def _read(path: pathlib.Path) -> Any:
     except ModuleNotFoundError:
         raise DicomError("is DICOM, which needs pydicom; pip install pydicom, or convert it to PNG.") from None
     try:
+        packing = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+        if packing == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it would be unpacked whole, however large
+            raise DicomError("is deflated as a whole; export it uncompressed.")
         return pydicom.dcmread(path)
+    except DicomError:
+        raise
     except Exception as error:
         raise DicomError(f"cannot be read as DICOM ({type(error).__name__}); export it again.") from error

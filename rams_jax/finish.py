@@ -54,7 +54,7 @@ def evaluate_masks(run: Run, current: np.ndarray) -> dict[str, float] | None:
       run: what is trained.
       current: int16[slots, H, W].
     """
-    if not _grows(run):
+    if not grows(run):
         return None
     known = [(current[slot], e) for slot, e in run.weak_slots() if e.full is not None]
     if not known:
@@ -91,7 +91,7 @@ def finish(
     for slot, example in run.weak_slots():
         h, w = example.partial.shape
         grown.append((example, current[slot, :h, :w], age[slot, :h, :w]))
-    if _grows(run):  # also where the truth is unknown
+    if grows(run):  # also where the truth is unknown
         outputs.write_maps(path / "evolved", {f"{e.name}_masks": (c, e.pixel_size) for e, c, _ in grown})
         outputs.write_maps(path / "evolved", {f"{e.name}_age": (a, e.pixel_size) for e, _, a in grown})
         outputs.write_classes(path / "evolved", {e.name: e.classes for e, *_ in grown}, config.data.class_names)
@@ -131,6 +131,8 @@ def finish(
     network = trained(program.model, processes.whole(state.ema), *known, splits.train, run.strong, summary)
     save_network(path / "network", network, replace=True)
     outputs.finish(path, config.to_dict(), summary, rows, pictures)
+    for sentence in summary["warnings"]:
+        print(f"Warning: {sentence}")
     print(f"Report: {path / 'report.html'}")
     return summary
 
@@ -140,7 +142,7 @@ def _objects(instances: Any) -> int:
     return len(np.setdiff1d(instances, 0))
 
 
-def _grows(run: Run) -> bool:
+def grows(run: Run) -> bool:
     """Masks of weak images grow, object by object."""
     return run.program.rule.update is not None and not run.program.rule.unmarked
 
@@ -168,13 +170,12 @@ def _warnings(run: Run, holds: np.ndarray, rows: list[dict[str, Any]]) -> list[s
             f"{left_out} steps had no finite loss or gradient and were left out; not_finite/ holds their crops."
         )
     areas = [row for row in rows if "area" in row and row["goal"] > 0]  # 0 where nothing is marked
-    if not areas or not _grows(run):
+    if not areas or not grows(run):
         return found
     share = areas[-1]["area"] / areas[-1]["goal"]
     if share < 0.85:
         found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
-    if share > 1.15:
-        found.append(f"The masks overshot: they hold {share:.0%} of the area that the schedule asked for.")
+    found += [alarm.sentence for alarm in outputs.alarms(rows)]
     held = [(e.name, int(h)) for s, e in run.weak_slots() if (h := holds[s].sum())]
     if held:
         names = ", ".join(f"{name} ({count})" for name, count in held[:5]) + (", ..." if len(held) > 5 else "")

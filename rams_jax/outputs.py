@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.metadata
 import io
 import json
@@ -13,19 +14,25 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
+import tqdm
 from matplotlib.animation import FuncAnimation
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from rams_jax import biometry, curves, figures, processes, report, storage
 from rams_jax.annotations import read_instances, write_instances
 from rams_jax.types import Example
 
+LEAK = 1.15  # area of the masks relative to what the schedule asks for, above which they leak
+COLLAPSE = 0.8  # area of the masks relative to the largest that they had, below which they collapse
 PICTURES = 6  # training images with a page of rings, and test images with errors shown
 
 
@@ -54,17 +61,66 @@ class StopOnInterrupt:
         self._restore()
 
 
-class Log:
-    """metrics.jsonl and TensorBoard files, cut back to the step that the run goes on from; the first process's only."""
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """Masks that left their course."""
 
-    def __init__(self, workdir: pathlib.Path, step: int):
+    kind: str  # LEAK or COLLAPSE
+    sentence: str
+    over: bool = False  # they found back
+
+
+def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+    """Where masks leak (hold more than `LEAK` of what is asked for) or collapse (less than `COLLAPSE` of what they held).
+
+    Args:
+      rows: of metrics.jsonl; those without `area` and `goal`, and those where nothing is marked, do not count.
+
+    Returns:
+      One for each time that it began, in their order; only the last one may not be over.
+    """
+    found: list[Alarm] = []
+    largest, kind = 0.0, ""
+    for row in rows:
+        if row.get("goal", 0) <= 0:
+            continue
+        largest, before = max(largest, row["area"]), kind
+        asked, held = row["area"] / row["goal"], row["area"] / largest
+        kind = "LEAK" if asked > LEAK else "COLLAPSE" if held < COLLAPSE else ""
+        if before and kind != before:
+            said = f"{found[-1].sentence} It was over at step {row['step']}."
+            found[-1] = dataclasses.replace(found[-1], sentence=said, over=True)
+        if kind == "LEAK" != before:
+            said = (
+                f"The masks leak: at step {row['step']} they hold {asked:.0%} of the area that the schedule asks for."
+            )
+            found.append(Alarm(kind, said))
+        if kind == "COLLAPSE" != before:
+            said = f"The masks collapse: at step {row['step']} they hold {held:.0%} of the area that they had before."
+            found.append(Alarm(kind, said))
+    return found
+
+
+class Log:
+    """metrics.jsonl and TensorBoard files, cut back to the step that the run goes on from; the first process's only.
+
+    An alarm is said when it begins.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, grows: bool):
         self.path, self.rows = workdir / "metrics.jsonl", []
+        self.alarms: list[Alarm] = []
+        self._grows = grows  # masks do, object by object
         if not processes.first():
             return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row is not None and row["step"] <= step]
+        self.alarms = alarms(self.rows) if self._grows else []
         storage.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        # Not its SummaryWriter, whose thread dies unheard when the disk is full, and which waits for it then.
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     @property
     def seconds(self) -> float:
@@ -80,8 +136,11 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
         self._board.flush()
+        before, self.alarms = self.alarms, alarms(self.rows) if self._grows else []
+        for alarm in self.alarms[len(before) :]:
+            tqdm.tqdm.write(f"Warning: {alarm.sentence}")
 
 
 def _parse(line: str) -> dict[str, Any] | None:
@@ -101,11 +160,13 @@ def mean_metrics(pending: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]
     return means | ({"not_finite": left_out} if left_out else {})
 
 
-def short(row: Mapping[str, float]) -> dict[str, str]:
-    """What the progress bar shows: the loss, and the area of the masks relative to the marks they grew from."""
+def short(row: Mapping[str, float], alarms: Sequence[Alarm]) -> dict[str, str]:
+    """What the progress bar shows: the loss, the area of the masks relative to the marks they grew from, an alarm."""
     shown = {"loss": f"{row['loss']:.3f}"}
     if "area" in row:
         shown["masks"] = f"{row['area']:.2f}x marks"
+    if alarms and not alarms[-1].over:
+        shown["alarm"] = alarms[-1].kind
     return shown
 
 

@@ -8,15 +8,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from rams_jax.annotations import AnnotationError
+from rams_jax.storage import LARGEST_TEXT
 
 
 def read_text(path: pathlib.Path) -> str:
     """The whole file.
 
     Raises:
-      AnnotationError: it cannot be read, or is not UTF-8.
+      AnnotationError: it cannot be read, is not UTF-8, or larger than 64 MiB.
     """
     try:
+        if path.stat().st_size > LARGEST_TEXT:
+            raise AnnotationError(f"{path}: larger than {LARGEST_TEXT // 2**20} MiB; is it the right file?")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise AnnotationError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rams_jax import checkpoint, faults, outputs, processes
 from rams_jax import config as settings
 from rams_jax.experiment import Run, prepare, stream
-from rams_jax.finish import finish, validation_scores
+from rams_jax.finish import finish, grows, validation_scores
 from rams_jax.train_step import Metrics
 from rams_jax.types import TrainState
 
@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     state = _restore(manager, state)
     first, total, train = int(state.step), config.train.steps, config.train
     key = stream(config.seed, "crops")
-    log = outputs.Log(path, first)
+    log = outputs.Log(path, first, grows(run))
     if processes.first():
         for sentence in run.splits.warnings:
             print(f"Warning: {sentence}")
@@ -69,8 +69,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
             if number % train.log_every == 0 or number == total:
                 row = outputs.mean_metrics(pending)
                 pending = []
-                bar.set_postfix(outputs.short(row), refresh=False)
                 log.write(number, row, time.perf_counter() - began)
+                bar.set_postfix(outputs.short(row, log.alarms), refresh=False)
             if number % train.evaluate_every == 0 or number == total:
                 log.write(number, validation_scores(run, state), time.perf_counter() - began)
             if number % train.checkpoint_every == 0 or number == total or stop:

@@ -22,13 +22,13 @@ def run(folder, workdir, **evolution):
 def test_an_honest_run_grows_to_the_boundary(folder, tmp_path):
     summary, _ = run(folder, tmp_path / "run")
     assert summary["masks"]["precision"] > 0.9 and summary["masks"]["recall"] > 0.75, summary["masks"]
-    assert not [w for w in summary["warnings"] if "overshot" in w or "stalled" in w]
+    assert not [w for w in summary["warnings"] if "leak:" in w or "stalled" in w]
 
 
 def test_overshooting_is_noticed(folder, tmp_path):
     summary, report = run(folder, tmp_path / "run", coverage=2.0, max_area_factor=1.1, tau_min=0.01)
     assert summary["masks"]["precision"] < 0.85, summary["masks"]
-    assert any("brake held" in w or "overshot" in w for w in summary["warnings"]), summary["warnings"]
+    assert any("brake held" in w or "leak:" in w for w in summary["warnings"]), summary["warnings"]
     assert all(w in report for w in summary["warnings"])
 
 

@@ -74,7 +74,7 @@ def last_row(workdir):
 
 
 def wait_for_row(workdir, step, processes):
-    end = time.monotonic() + 240
+    end = time.monotonic() + 600
     while last_row(workdir) < step:
         dead = [p for p in processes if p.poll() is not None]
         assert not dead and time.monotonic() < end, [p.communicate() for p in dead]
@@ -122,7 +122,7 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
     alone(folder, single)
     assert f"from step 0 to {STEPS}" not in (said := capsys.readouterr().out) and "on 4 x cpu, from step" in said
     assert_same_run(single, whole)
-    outcomes = [ends(process, 240) for process in pair]
+    outcomes = [ends(process, 600) for process in pair]
     assert [code for code, *_ in outcomes] == [0, 0], outcomes
     assert ["rams on folder, seed 0: test dice" in said for _, said, _ in outcomes] == [True, False]
     assert f"from step 0 to {STEPS}" not in outcomes[0][1] and (workdir / "report.html").exists()

@@ -67,7 +67,7 @@ def read_project(path: pathlib.Path, names: Collection[str], report: Report) -> 
     with reported(report, "project-syntax", path):
         try:
             content = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as problem:
+        except (tomllib.TOMLDecodeError, RecursionError) as problem:
             raise AnnotationError(f"{path}: is not TOML ({problem}); lines look like pixel_size = 0.5.") from None
     values: dict[str, Any] = {}
     for key, value in content.items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import pathlib
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from rams_jax.annotations import AnnotationError
 
 LARGEST_FILE = 256 * 2**20  # bytes, unpacked
 MOST_MEMBERS = 50_000  # of a zip
+_BROKEN = (OSError, EOFError, RuntimeError, ValueError, OverflowError)
+_BROKEN += (struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
@@ -123,7 +127,7 @@ def _opened_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except AnnotationError:
         raise
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         raise AnnotationError(f"{path}: cannot be read as a zip ({error}); save it again.") from None
 
 

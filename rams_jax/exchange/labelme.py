@@ -21,6 +21,8 @@ from rams_jax.annotations import AnnotationError
 from rams_jax.exchange.files import bare_name, parse_json, read_bytes
 from rams_jax.exchange.shapes import Drawing, Shape, class_text, ellipse, named, vertices
 
+_LARGEST = 2**26  # pixels of a mask
+
 
 def read(path: pathlib.Path) -> Drawing:
     """Reads polygons, rectangles, circles, masks, lines and points; the label is the class.
@@ -84,9 +86,9 @@ def _mask(source: str, label: str, points: np.ndarray, encoded: Any, size: tuple
     try:
         with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=("PNG",)) as image:
             # Before anything is decompressed.
-            if size is None or image.height > size[0] or image.width > size[1]:
+            if size is None or image.height > size[0] or image.width > size[1] or image.height * image.width > _LARGEST:
                 raise AnnotationError(
-                    f"{source}: {label}: its mask is {image.height} x {image.width} pixels, larger than the image; "
+                    f"{source}: {label}: its mask is {image.height} x {image.width} pixels, which is too large; "
                     "draw it again."
                 )
             filled = np.asarray(image.convert("L")) > 0

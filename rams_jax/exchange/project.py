@@ -93,7 +93,7 @@ def extended_project(folder: pathlib.Path, class_names: Sequence[str], pixel_siz
     new = new if count else line + "\n" + old  # above all tables
     try:
         understood = tomllib.loads(new) == tomllib.loads(old) | {"class_names": list(class_names)}
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         understood = False
     if not understood:
         raise AnnotationError(f"{path}: cannot be extended; write this into it, then import again: {line}")
@@ -103,7 +103,7 @@ def extended_project(folder: pathlib.Path, class_names: Sequence[str], pixel_siz
 def _class_names(path: pathlib.Path, text: str) -> tuple[str, ...]:
     try:
         names = tomllib.loads(text).get("class_names", [])
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise AnnotationError(f"{path}: cannot be read as TOML ({error}).") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise AnnotationError(f'{path}: class_names must be a list of names, such as ["nucleus"].')

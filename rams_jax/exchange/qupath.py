@@ -107,7 +107,7 @@ def _drawing(source: str, name: str, data: bytes) -> Drawing:
         if not isinstance(geometry, dict):
             raise AnnotationError(f"{source}: {label} has no geometry; delete it in QuPath.")
         plane = geometry.get("plane")
-        planes.add((plane.get("z", 0), plane.get("t", 0)) if isinstance(plane, dict) else (0, 0))
+        planes.add(f"{plane.get('z', 0)}, {plane.get('t', 0)}" if isinstance(plane, dict) else "0, 0")
         match = re.fullmatch(r"id (\d{1,9})", str(properties.get("name")))
         shapes += _shapes(source, label, geometry, class_name, int(match[1]) if match else None)
     if len(planes) > 1:
