@@ -72,8 +72,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     except OSError as error:
         place = error.filename2 or error.filename or workdir
         commandline.fail(
-            f"{place}: {error.strerror or error}; put that right, then give the same command again: it goes on from the "
-            "last checkpoint."
+            f"{place}: {error.strerror or error}; put that right, then give the same command again: it goes on from "
+            "the last checkpoint."
         )
     except KeyboardInterrupt:  # before the first step, or twice
         commandline.fail("Stopped; the same command goes on from the last checkpoint.", commandline.INTERRUPTED)

@@ -71,7 +71,7 @@ class Alarm:
 
 
 def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
-    """Where masks leak (hold more than `LEAK` of what is asked for) or collapse (less than `COLLAPSE` of what they held).
+    """Where masks leak (more than `LEAK` of the area asked for) or collapse (less than `COLLAPSE` of what they held).
 
     Args:
       rows: of metrics.jsonl; those without `area` and `goal`, and those where nothing is marked, do not count.
