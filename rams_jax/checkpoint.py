@@ -131,9 +131,9 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 def _is_whole(folder: pathlib.Path) -> bool:
     try:
         recorded = json.loads((folder / _DIGESTS).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return recorded.items() <= _digests(folder).items()
+    return isinstance(recorded, dict) and recorded.items() <= _digests(folder).items()
 
 
 def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         settings = json.loads((path / _CONFIG).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WorkdirError(f"{path / _CONFIG} is not JSON ({error}); give another --workdir.") from error
     if not isinstance(settings, dict):
         raise WorkdirError(f"{path / _CONFIG} holds no settings; give another --workdir.")

@@ -113,7 +113,7 @@ class Log:
         self._grows = grows  # masks do, object by object
         if not processes.first():
             return
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row is not None and row["step"] <= step]
         self.alarms = alarms(self.rows) if self._grows else []
         storage.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
@@ -144,11 +144,12 @@ class Log:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """A row, or None for a line that a kill has cut short."""
+    """A row, or None for a line that a kill or the disk has damaged."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def mean_metrics(pending: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:
