@@ -128,6 +128,18 @@ def run(folder: pathlib.Path, workdir: pathlib.Path, moment: Moment | None = Non
     return last.relative_to(workdir).as_posix() if mtime > began else "nothing"
 
 
+def stop(folder: pathlib.Path, workdir: pathlib.Path) -> tuple[float, int]:
+    """SIGTERM amid the steps: the seconds until the process has ended, and its status."""
+    began = time.time()
+    process = subprocess.Popen(command(folder, workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not at_row(5, 0.0).come(workdir, began):
+        time.sleep(0.0005)
+    sent = time.time()
+    process.terminate()
+    code = process.wait()
+    return round(time.time() - sent, 2), code
+
+
 def torn(workdir: pathlib.Path) -> list[str]:
     """The files that bear their final names and cannot be read."""
     readers = {
@@ -141,7 +153,7 @@ def torn(workdir: pathlib.Path) -> list[str]:
     for path in sorted(workdir.rglob("*")):
         reader = readers.get(path.suffix)
         # of checkpoints only those count that are vouched for
-        if reader is None or "checkpoints" in path.parts or not path.is_file():
+        if reader is None or workdir / "checkpoints" in path.parents or not path.is_file():
             continue
         try:
             reader(path)
@@ -202,6 +214,7 @@ def main() -> None:
         began = time.time()
         run(folder, place / "whole")
         seconds = time.time() - began
+        stopped, status = stop(folder, place / "stopped")
         planned = plan(np.random.default_rng(options.seed), seconds)
         kills, ends = [], differences(place / "first", place / "whole")
         assert not ends, ends
@@ -223,6 +236,7 @@ def main() -> None:
         "torn": sum(bool(kill["torn"]) for kill in kills),
         "hit": collections.Counter(_phase(kill["hit"]) for kill in kills),
         "seconds_of_a_run": round(seconds, 1),
+        "sigterm": {"seconds": stopped, "status": status},
         "each": kills,
         "differences": ends,
         **environment,

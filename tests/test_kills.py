@@ -1,0 +1,41 @@
+"""Killed amid the steps, a save and the report, a run ends with the same bits; benchmarks/kills.py kills more."""
+
+import importlib.util
+import pathlib
+
+import synthetic
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_killed_three_times_and_the_same_in_the_end(tmp_path):
+    from rams_jax import train
+
+    kills = load("kills", ROOT / "benchmarks" / "kills.py")
+    folder, workdir, whole = synthetic.write_folder(tmp_path / "data"), tmp_path / "run", tmp_path / "whole"
+    config = load("microscopy", ROOT / "configs" / "microscopy.py").get_config()
+    with config.unlocked():
+        config.update_from_flattened_dict(kills.SETTINGS | {"data.source": str(folder)})
+    train.train(config, whole)
+
+    moments = [kills.at_row(25, 0.0), kills.at_phase("saving", 0.0), kills.at_phase("pictures", 0.0)]
+    hits = [kills.run(folder, workdir, moment) for moment in moments]
+    assert None not in hits and hits[2].startswith("figures"), hits
+    assert kills.torn(workdir) == [] and not (workdir / "summary.json").exists()
+    assert kills.run(folder, workdir) is None
+    assert kills.differences(workdir, whole) == []
+
+
+def test_what_a_cluster_sends_is_answered_soon(tmp_path):
+    kills = load("kills", ROOT / "benchmarks" / "kills.py")
+    folder, workdir = synthetic.write_folder(tmp_path / "data"), tmp_path / "run"
+    seconds, code = kills.stop(folder, workdir)
+    assert code == 130 and seconds < 30
+    assert any((path / "digests.json").exists() for path in (workdir / "checkpoints").iterdir())
