@@ -77,8 +77,18 @@ def _sample(key: Array, data: DatasetState, slots: tuple[Array, Array, Array], p
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), strong, weak)
 
 
-def _loss(params, batch: Batch, progress: Array, chance: Array, program: Program) -> tuple[Array, Metrics]:
-    """Loss of one logical shard's crops; `progress` and `chance` as in `View`."""
+def batch_loss(params, batch: Batch, progress: Array, chance: Array, program: Program) -> tuple[Array, Metrics]:
+    """Loss of one logical shard's crops: the weighted sum of the losses of all tasks.
+
+    Args:
+      params: of the network.
+      batch: B crops.
+      progress, chance: as in `View`.
+      program: what to do.
+
+    Returns:
+      float32[] and its parts by name, the sum itself among them.
+    """
     logits = forward(program.model, params, batch.image, batch.inside)
     view = View(progress, chance, jax.lax.stop_gradient(predictions(logits)))
     targets = program.rule.targets(batch, program.model.classes, program.loss, view)
@@ -220,7 +230,7 @@ def train_step(
     progress = state.step / program.steps
 
     def mean_loss(params) -> tuple[Array, Metrics]:
-        values, parts = jax.vmap(lambda batch, chance: _loss(params, batch, progress, chance, program))(
+        values, parts = jax.vmap(lambda batch, chance: batch_loss(params, batch, progress, chance, program))(
             batches, chances
         )
         return values.mean(), jax.tree.map(jnp.mean, parts)
