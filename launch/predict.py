@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
                 f"--{name} is missing; for example --workdir=runs/microscopy-rams-seed0 --images=FOLDER --out=DIR"
             )
 
+    commandline.keep_compiled()
     # Not before, so that a mistyped flag is answered at once.
     from rams_jax import inference, network, predict, results
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import platform
 import sys
+import zlib
 from typing import NoReturn
 
 from absl import flags
@@ -16,6 +20,28 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         fail(" ".join(str(error).split()))
+
+
+def keep_compiled() -> None:
+    """Lets jax keep what it compiles in the user's cache directory, so that the next start is quick.
+
+    To be called before jax is imported. JAX_COMPILATION_CACHE_DIR and jax's other variables have the last word, and
+    where nothing can be written nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    # A home may be shared by machines, and what is compiled for one may be wrong for another.
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    name = f"compiled-{platform.machine()}-{zlib.crc32(features.encode()):08x}"
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rams_jax" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK | os.X_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
 def fail(message: object, code: int = 2) -> NoReturn:
