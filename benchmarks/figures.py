@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from cells import RESULTS, ROOT, ROUGH, TRAINING, interval, read_cells, whole
+from cells import PEERS, RESULTS, ROOT, ROUGH, TRAINING, interval, read_cells, whole
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -43,19 +43,19 @@ WIDTH, DPI = 8 / 2.54, 240  # inches
 # Okabe and Ito's colours for the eyes of all (jfly.uni-koeln.de/color), with a marker and a dash each.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS, DASHES = "os^Dv<>PX*h", ("-", "--", "-.", ":")
-ORDER = ("rams", "full", "strong", *(method for method in METHODS if method not in ("rams", "full", "strong")))
+ORDER = ("rams", "full", "strong", *(method for method in METHODS if method not in ("rams", "full", "strong")), *PEERS)
 ROUGH_NAMES = {
-    "area5": "5 % of the object marked",
-    "area15": "15 %",
-    "area30": "30 %",
-    "area60": "60 %",
+    "area5": "5 % of each object marked",
+    "area15": "15 % marked",
+    "area30": "30 % marked",
+    "area60": "60 % marked",
     "": "default: 15 to 40 %",
     "shift50": "half off to one side",
     "shift100": "wholly off to one side",
     "missing10": "10 % of the marks missing",
-    "missing50in10": "half of them in 10 % of images",
-    "spill5": "5 % spilling over the edge",
-    "spill20": "20 %",
+    "missing50in10": "half missing in 10 % of images",
+    "spill5": "5 % over the edge",
+    "spill20": "20 % over the edge",
 }
 Points = list[tuple[float, list[float]]]  # from left to right: where, and the scores of the seeds
 Groups = Mapping[tuple[str, str], list[dict]]  # the cells of each method and variant
@@ -237,7 +237,7 @@ def lines(axes: Axes, curves: Mapping[str, Points]) -> None:
     # An interval of two or three seeds can be wider than all there is to see.
     room = 0.25 * max(max(means) - min(means), 0.02)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, min(means) - 3 * room), min(high, max(means) + 3 * room))
+    axes.set_ylim(max(low, min(means) - 3 * room), min(high, max(means) + 3 * room, 1.005))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
