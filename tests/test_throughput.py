@@ -43,10 +43,11 @@ def test_same_logits_loss_and_gradients(depth, own):
         assert np.std(a) > 0.03
         np.testing.assert_allclose(a, b.permute(0, 2, 3, 1).numpy(), atol=2e-5)
     np.testing.assert_allclose(trainer.gradient(tensors), value, rtol=1e-5)
-    same = jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-7), gradient, trainer.net.gradients()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-7),
+        gradient,
+        trainer.net.gradients(),
     )
-    assert jax.tree.structure(same) == jax.tree.structure(gradient) or True
 
 
 def test_crops_are_drawn_from_the_same_places():
