@@ -350,11 +350,8 @@ def _check_ids(example: Example, number_of_classes: int) -> None:
 def _opened(path: pathlib.Path) -> Iterator[bioio.BioImage]:
     if not path.is_file():
         raise AnnotationError(f"{path}: there is no such file.")
-    before = logging.root.manager.disable
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what the metadata lacks
-            logging.disable()  # every reader that was tried in vain
+        with _quiet():
             yield bioio.BioImage(path, reader=_reader(path))
     except AnnotationError:
         raise
@@ -363,6 +360,17 @@ def _opened(path: pathlib.Path) -> Iterator[bioio.BioImage]:
             f"{path}: cannot be read as an image ({type(error).__name__}); convert it to TIFF or PNG, or install the "
             "bioio plugin for its format."
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The readers warn of what metadata lack, and log each other's failures; what matters is raised."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 
@@ -374,7 +382,8 @@ def _is_dicom(path: pathlib.Path) -> bool:
 @contextlib.contextmanager
 def _dicom_errors(path: pathlib.Path) -> Iterator[None]:
     try:
-        yield
+        with _quiet():
+            yield
     except dicom.DicomError as error:
         raise AnnotationError(f"{path}: {error}") from None
     except Exception as error:  # pydicom understands a tag when it is asked for

@@ -19,6 +19,7 @@ from rams_jax import processes, storage
 _CONFIG = "config.json"
 _DIGESTS = "digests.json"
 _KEPT = 2
+_TOLD = 5  # settings that differ
 
 
 class WorkdirError(RuntimeError):
@@ -141,10 +142,11 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
         raise WorkdirError(f"The workdir {path} is a file; give a folder as --workdir.")
     path.mkdir(parents=True, exist_ok=True)
     if (path / _CONFIG).exists():
-        difference = _difference(_read_config(path), settings)
+        difference = _difference(_read_config(path), _flatten(settings))
         if difference:
+            more = f"; {len(difference) - _TOLD} more" if len(difference) > _TOLD else ""
             raise WorkdirError(
-                f"The workdir {path} holds a run with other settings ({'; '.join(difference)}); "
+                f"The workdir {path} holds a run with other settings ({'; '.join(difference[:_TOLD])}{more}); "
                 "give another --workdir, or the settings of that run."
             )
         return
@@ -158,21 +160,25 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The settings, flat."""
     try:
         settings = json.loads((path / _CONFIG).read_text())
+        if isinstance(settings, dict):
+            return _flatten(settings)
     except (ValueError, RecursionError) as error:
         raise WorkdirError(f"{path / _CONFIG} is not JSON ({error}); give another --workdir.") from error
-    if not isinstance(settings, dict):
-        raise WorkdirError(f"{path / _CONFIG} holds no settings; give another --workdir.")
-    return settings
+    raise WorkdirError(f"{path / _CONFIG} holds no settings; give another --workdir.")
 
 
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The settings that differ, as `key: value there, value now`."""
-    old, new = _flatten(there), _flatten(here)
+
+    def said(settings: dict[str, Any], key: str) -> str:
+        text = json.dumps(settings[key]) if key in settings else "absent"
+        return text if len(text) <= 100 else f"{text[:100]}..."
+
     return [
-        f"{key}: {json.dumps(old[key]) if key in old else 'absent'} there, "
-        f"{json.dumps(new[key]) if key in new else 'absent'} now"
+        f"{key[:100]}: {said(old, key)} there, {said(new, key)} now"
         for key in [*new, *(key for key in old if key not in new)]
         if key not in old or key not in new or old[key] != new[key]
     ]

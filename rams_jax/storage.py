@@ -24,10 +24,10 @@ def write_whole(path: pathlib.Path, content: bytes | str) -> None:
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

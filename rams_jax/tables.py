@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from rams_jax.annotations import AnnotationError
 from rams_jax.storage import LARGEST_TEXT
 
+_LONGEST = 255  # characters of a cell; no file name is longer
+
 
 def read_text(path: pathlib.Path) -> str:
     """The whole file.
@@ -58,4 +60,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str]) -> tuple[list[str], l
         raise AnnotationError(
             f"{path}: needs the columns {in_words(columns)}, named in its first line, separated by commas."
         )
+    for line, row in rows:
+        if max(map(len, row.values())) > _LONGEST:
+            raise AnnotationError(f"{path}: line {line} holds more than {_LONGEST} characters in a cell; shorten it.")
     return header, rows
