@@ -35,7 +35,8 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(name, readers, tmp_path
             assert fuzzing.outcome(reader, folder, seed) == "read"
     found = set()
 
-    @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
+    # The same cases each time: chance belongs into benchmarks/fuzz.py.
+    @settings(max_examples=CASES, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data):
         content = data.draw(fuzzing.damaged(reader.seeds))
