@@ -42,7 +42,7 @@ def check_example(example: Example, number_of_classes: int, careful: bool = True
     Args:
       example: shapes and dtypes as `rams_jax.types.Example` says.
       number_of_classes: K, without background.
-      careful: marks must keep to the objects of the full mask; False where training does not see it.
+      careful: marks must keep to the objects of the full mask, as those that people draw do.
 
     Raises:
       AnnotationError: the first mistake found, with the name of the example.

@@ -58,8 +58,8 @@ def load(
       AnnotationError: an image, a map or the set as a whole cannot be used.
     """
     chosen = set(strong)
-    for i, example in enumerate(examples):
-        check_example(example, number_of_classes, careful=i in chosen)
+    for example in examples:
+        check_example(example, number_of_classes, careful=False)  # who reads marks that people drew has looked
     check_dataset(examples, strong)
     first = examples[0]
     strong_images, weak_images = deal(sorted(chosen), [i for i in range(len(examples)) if i not in chosen], shards)
@@ -89,11 +89,13 @@ def load(
             continue
         example, is_strong = examples[position], position in chosen
         h, w = example.partial.shape
+        # Where an outline is known the mark ends at it.
+        marks = np.where(example.partial == example.full, example.partial, 0) if is_strong else example.partial
         # The edge repeated: a crop that reads between the last pixel and the padding shall not see a dark rim.
         arrays["image"][slot] = np.pad(example.image, ((0, height - h), (0, width - w), (0, 0)), mode="edge")
         arrays["inside"][slot, :h, :w] = True
         arrays["valid"][slot, :h, :w] = example.valid
-        arrays["partial"][slot, :h, :w] = example.partial
+        arrays["partial"][slot, :h, :w] = marks
         arrays["auxiliary"][slot, :h, :w] = example.auxiliary
         arrays["classes"][slot, : len(example.classes)] = example.classes
         arrays["classes"][slot, ids:] = np.arange(1, number_of_classes + 1)
@@ -101,8 +103,7 @@ def load(
         arrays["complete"][slot] = example.complete or is_strong
         if is_strong:
             arrays["full"][slot, :h, :w] = example.full
-        marked = example.partial > 0
-        current[slot, :h, :w] = np.where(marked, example.partial, 0 if is_strong else unmarked)
+        current[slot, :h, :w] = np.where(marks > 0, marks, 0 if is_strong else unmarked)
     rho, outlined, largest = mark_statistics([examples[i] for i in sorted(chosen)], number_of_classes)
     per_shard = slots.shape[1]
     state = DatasetState(
@@ -142,8 +143,8 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
       number_of_classes: K.
 
     Returns:
-      `rho` float32[K]: area of the marks / area of the objects that carry one, on valid pixels; `outlined` float32[K]:
-      number of objects; `largest` float32[K]: area of the largest object, pixels.
+      `rho` float32[K]: area of the marks as drawn / area of the objects that carry one, on valid pixels; `outlined`
+      float32[K]: number of objects; `largest` float32[K]: area of the largest object, pixels.
 
     Raises:
       AnnotationError: no strong image shows a marked object of one of the classes.
@@ -152,7 +153,7 @@ def mark_statistics(strong: Sequence[Example], number_of_classes: int) -> tuple[
     for example in strong:
         assert example.full is not None
         areas = np.bincount(example.full[example.valid], minlength=len(example.classes))
-        marked = np.bincount(example.partial[example.valid & (example.full > 0)], minlength=len(example.classes))
+        marked = np.bincount(example.partial[example.valid], minlength=len(example.classes))
         for k in range(number_of_classes):
             of_class = np.flatnonzero(example.classes == k + 1)
             objects[k] += areas[of_class[np.isin(of_class, example.partial)]].sum()

@@ -176,6 +176,13 @@ def test_rho_and_largest_by_hand():
     # An object without a mark tells nothing of how large marks are: 2 + 2 of 6 + 6 pixels are left of class 1.
     overlooked = dataclasses.replace(b, partial=np.where(b.partial == 3, 0, b.partial), complete=False)
     np.testing.assert_allclose(mark_statistics([a, overlooked], 2)[0], [4 / 12, 6 / 18], rtol=1e-6)
+    # A mark that spills over tells its whole area, but is cut to the outline where that is known.
+    spilled = a.partial.copy()
+    spilled[2, 0] = 1  # below the object
+    spilling = dataclasses.replace(a, partial=spilled)
+    np.testing.assert_allclose(mark_statistics([spilling], 2)[0], [3 / 6, 3 / 9], rtol=1e-6)
+    cut, uncut = (load([spilling, b], [strong], 2, 1, 4)[0] for strong in (0, 1))
+    assert int((cut.partial == 1).sum()) == 2 + 2 and int((uncut.partial == 1).sum()) == 2 + 3
     # The state has the numbers of the strong images, each counted once although it is dealt to three shards.
     state, _ = load([a, b], [1], 2, 3, 4)
     np.testing.assert_allclose(state.rho, [14 / 18, 3 / 9], rtol=1e-6)

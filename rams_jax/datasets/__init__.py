@@ -73,7 +73,7 @@ def load(
 
 
 def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str, ...]) -> tuple[Example, ...]:
-    """Gives the strong images what follows from their full maps: marks that keep to them, all auxiliary answers.
+    """Gives the strong images all the answers to the auxiliary tasks that follow from their full maps.
 
     Args:
       examples: the training images.
@@ -86,7 +86,7 @@ def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str,
             raise AnnotationError(f"{example.name}: chosen as a strong image, but it has no full mask.")
         marks = np.where(example.partial == example.full, example.partial, 0)
         answers = answer_all(example.full, marks, example.valid, tasks)
-        revealed[i] = dataclasses.replace(example, partial=marks, auxiliary=answers)
+        revealed[i] = dataclasses.replace(example, auxiliary=answers)
     return tuple(revealed)
 
 
