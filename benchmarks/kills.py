@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -59,19 +60,20 @@ class Moment:
     """When to kill."""
 
     name: str
-    come: Callable[[pathlib.Path, float], bool]  # of the workdir and the time at which the process was started
+    # Of the workdir, the time at which the process was started, and the processor time that it has spent, in seconds.
+    come: Callable[[pathlib.Path, float, float], bool]
     delay: float = 0.0  # seconds after that
 
 
 def after(seconds: float) -> Moment:
-    """So long after the start."""
-    return Moment(f"{seconds:.1f} s after the start", lambda _, began: time.time() - began >= seconds)
+    """After so much processor time, which other programs on the machine do not change."""
+    return Moment(f"after {seconds:.1f} s", lambda workdir, began, spent: spent >= seconds)
 
 
 def at_row(step: int, delay: float) -> Moment:
     """When this start has logged the step, or gone on from beyond it."""
 
-    def come(workdir: pathlib.Path, began: float) -> bool:
+    def come(workdir: pathlib.Path, began: float, spent: float) -> bool:
         return _fresh(workdir, "tensorboard/*", began) and _row(workdir) >= step
 
     return Moment(f"row {step}", come, delay)
@@ -79,7 +81,7 @@ def at_row(step: int, delay: float) -> Moment:
 
 def at_phase(phase: str, delay: float) -> Moment:
     """When the phase has begun to write."""
-    return Moment(phase, lambda workdir, began: _fresh(workdir, PHASES[phase], began), delay)
+    return Moment(phase, lambda workdir, began, spent: _fresh(workdir, PHASES[phase], began), delay)
 
 
 def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
@@ -108,7 +110,7 @@ def run(folder: pathlib.Path, workdir: pathlib.Path, moment: Moment | None = Non
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command(folder, workdir), cwd=ROOT, stdout=said, stderr=said)
         while process.poll() is None:
-            if moment is not None and moment.come(workdir, began):
+            if moment is not None and moment.come(workdir, began, _spent(process.pid)):
                 time.sleep(moment.delay)
                 process.send_signal(signal.SIGKILL)
                 break
@@ -132,7 +134,7 @@ def stop(folder: pathlib.Path, workdir: pathlib.Path) -> tuple[float, int]:
     """SIGTERM amid the steps: the seconds until the process has ended, and its status."""
     began = time.time()
     process = subprocess.Popen(command(folder, workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not at_row(5, 0.0).come(workdir, began):
+    while process.poll() is None and not at_row(5, 0.0).come(workdir, began, 0.0):
         time.sleep(0.0005)
     sent = time.time()
     process.terminate()
@@ -190,7 +192,7 @@ def plan(rng: np.random.Generator, seconds: float) -> Iterator[Moment]:
         yield after(rng.uniform(0, seconds))
         yield at_row(int(rng.integers(1, STEPS - 20)), rng.uniform(0, 0.1))
         yield at_phase("saving", rng.uniform(0, 0.1))
-        yield after(rng.uniform(0, seconds))
+        yield after(rng.uniform(0, 0.8 * seconds))  # it has come some way already
         yield at_phase(endings[number % len(endings)], rng.uniform(0, 0.1))
 
 
@@ -211,9 +213,9 @@ def main() -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         folder = synthetic.write_folder(place / "data")
         run(folder, place / "first")  # compiles
-        began = time.time()
+        seconds = _children()
         run(folder, place / "whole")
-        seconds = time.time() - began
+        seconds = _children() - seconds
         stopped, status = stop(folder, place / "stopped")
         planned = plan(np.random.default_rng(options.seed), seconds)
         kills, ends = [], differences(place / "first", place / "whole")
@@ -254,6 +256,21 @@ def _phase(hit: str) -> str:
     return {"nothing": "start", "config.json": "start", "metrics.jsonl": "steps", "tensorboard": "steps"}.get(
         hit.partition("/")[0], f"after {hit.partition('/')[0]}"
     )
+
+
+def _spent(pid: int) -> float:
+    """Processor time of a process that has not been waited for, in seconds; 0 where there is no /proc."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _children() -> float:
+    """Processor time of all processes that have been waited for, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _fresh(workdir: pathlib.Path, pattern: str, began: float) -> bool:

@@ -82,7 +82,7 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     found: list[Alarm] = []
     largest, kind = 0.0, ""
     for row in rows:
-        if row.get("goal", 0) <= 0:
+        if row.get("area") is None or (row.get("goal") or 0) <= 0:
             continue
         largest, before = max(largest, row["area"]), kind
         asked, held = row["area"] / row["goal"], row["area"] / largest
@@ -149,7 +149,8 @@ def _parse(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    good = isinstance(row, dict) and type(row.get("step")) is int
+    return row if good and all(isinstance(v, int | float | None) for v in row.values()) else None
 
 
 def mean_metrics(pending: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:
