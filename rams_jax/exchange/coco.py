@@ -15,7 +15,7 @@ import numpy as np
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.exchange.files import bare_name, parse_json, read_bytes
-from rams_jax.exchange.shapes import Drawing, Shape, class_text, named, vertices
+from rams_jax.exchange.shapes import Drawing, Shape, class_text, image_size, named, vertices
 
 
 def read(path: pathlib.Path) -> list[Drawing]:
@@ -45,7 +45,7 @@ def read(path: pathlib.Path) -> list[Drawing]:
         if item.get("iscrowd") == 1:
             warnings[key].append(f"{path}: {label} is a crowd, not an object, and was left out.")
             continue
-        size = _size(images[key])
+        size = image_size(images[key].get("height"), images[key].get("width"))
         shapes[key].append(_shape(str(path), label, class_name, item, size))
     told = [key for key in images if shapes[key] or warnings[key]]
     if not told:
@@ -58,7 +58,7 @@ def read(path: pathlib.Path) -> list[Drawing]:
         Drawing(
             f"{path} for {bare_name(images[key].get('file_name'))}",
             (bare_name(images[key].get("file_name")),),
-            _size(images[key]),
+            image_size(images[key].get("height"), images[key].get("width")),
             tuple(shapes[key]),
             warnings=tuple(warnings[key]),
         )
@@ -132,11 +132,6 @@ def _shape(
         pairs = list(zip(polygon[0::2], polygon[1::2], strict=True))
         areas.append((vertices(pairs, source, label)[:, ::-1],))
     return Shape(label, class_name, areas=tuple(areas))
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _dicts(path: pathlib.Path, content: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:

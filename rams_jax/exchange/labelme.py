@@ -18,7 +18,7 @@ from PIL import Image
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.exchange.files import bare_name, parse_json, read_bytes
-from rams_jax.exchange.shapes import Drawing, Shape, class_text, ellipse, named, vertices
+from rams_jax.exchange.shapes import Drawing, Shape, class_text, ellipse, image_size, named, vertices
 
 _LARGEST = 2**26  # pixels of a mask
 
@@ -34,8 +34,7 @@ def read(path: pathlib.Path) -> Drawing:
     source, content = str(path), parse_json(str(path), read_bytes(path))
     if not is_labelme(content) or not all(isinstance(shape, dict) for shape in content["shapes"]):
         raise AnnotationError(f"{path}: is no labelme file; it needs a list of shapes.")
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    size = image_size(content.get("imageHeight"), content.get("imageWidth"))
     found: dict[object, Shape] = {}
     for number, item in enumerate(content["shapes"], start=1):
         class_name = class_text(item.get("label"))
@@ -91,7 +90,7 @@ def _mask(source: str, label: str, points: np.ndarray, encoded: Any, size: tuple
                     "draw it again."
                 )
             filled = np.asarray(image.convert("L")) > 0
-    except Exception as error:  # of base64, of PNG, and of NumPy for a corner that is nowhere
+    except Exception as error:  # base64 and PNG have their own
         if isinstance(error, AnnotationError):
             raise
         raise AnnotationError(f"{source}: {label}: its mask cannot be read; draw it again.") from None

@@ -119,6 +119,13 @@ def class_text(value: object) -> str | None:
     return " ".join(text.split()) or None
 
 
+def image_size(height: object, width: object) -> tuple[int, int] | None:
+    """The size that a file says an image has, where it says one that is possible."""
+    if not isinstance(height, int) or not isinstance(width, int):
+        return None
+    return (height, width) if 0 < height < 2**31 and 0 < width < 2**31 else None
+
+
 def vertices(points: object, source: str, label: str) -> np.ndarray:
     """Coordinates out of a file as float64[V, 2].
 
