@@ -162,7 +162,7 @@ def by_method(folder: pathlib.Path) -> dict[str, list[dict]]:
 def table(cells: dict[str, list[dict]]) -> str:
     """Markdown: mean and its 95 % interval over the seeds on the test images, and of the grown masks.
 
-    Recovered is the share of the gap from `strong` to `full` that a method closes, of the mean scores over the seeds
+    Recovered is the share of the gap from `strong` to `full` that a rule closes, of the mean scores over the seeds
     that all three have.
     """
     lines = [
@@ -185,10 +185,10 @@ def table(cells: dict[str, list[dict]]) -> str:
 
 
 def recovered(cells: dict[str, list[dict]], method: str, name: str) -> str:
-    """Share of the gap; nothing for its two ends, or where the three have no seed in common."""
+    """Share of the gap; nothing for its two ends, for other tools, or where the three have no seed in common."""
     by_seed = {m: {c["seed"]: c["test"][name] for c in cells.get(m, [])} for m in ("strong", "full", method)}
     seeds = set.intersection(*(set(scores) for scores in by_seed.values()))
-    if method in ("strong", "full") or not seeds:
+    if method in ("strong", "full", *PEERS) or not seeds:
         return ""
     low, high, reached = (float(np.mean([scores[seed] for seed in seeds])) for scores in by_seed.values())
     return f"{(reached - low) / (high - low):.0%} of {high - low:.3f}" if high > low else ""

@@ -129,6 +129,7 @@ def test_the_table_shows_the_cells_of_peers_beside_ours(tmp_path):
     found = {
         "strong": {"test": scores | {"dice": 0.7}},
         "full": {"test": scores | {"dice": 0.9}},
+        "ignore": {"test": scores},
         "forest": {"test": scores},
         "cellpose": {"failed": "exit 2: several classes"},
     }
@@ -136,5 +137,6 @@ def test_the_table_shows_the_cells_of_peers_beside_ours(tmp_path):
         cell |= {"method": method, "seed": 0, "masks": None}
         (tmp_path / f"{method}-seed0.json").write_text(json.dumps(cell))
     rows = compare.table(compare.by_method(tmp_path)).splitlines()
-    assert any(row.startswith("| `forest` | 0.800 | 0.600 |") and "50% of 0.200" in row for row in rows)
+    assert any(row.startswith("| `ignore` | 0.800 | 0.600 |") and "50% of 0.200" in row for row in rows)
+    assert any(row.startswith("| `forest` | 0.800 | 0.600 |") and "%" not in row for row in rows)
     assert any(row.startswith("| `cellpose` |") and row.endswith("0, 1 failed |") for row in rows)

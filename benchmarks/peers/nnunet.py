@@ -5,7 +5,7 @@ and preprocessing as `nnUNetv2_plan_and_preprocess` does, fold 0 of a split with
 z-scores of channels, its augmentation, loss and schedule, mirrored and sliding windows in prediction.
 Receives: the outlined images, and the marks of the others (with strokes on the background where there are any); all
 other pixels have the ignore label.
-Changed: a trainer with fewer and shorter epochs; planned for less memory than the default of 8 GB
+Changed: fewer and shorter epochs; planned for less memory than the default of 8 GB
 (`gpu_memory_target`), so that patches and batches are small; outlined images stand in the split as often as there are
 marked ones, for marks alone say nothing of the background; no processes for augmentation. Probabilities become objects
 as `shared.divide` says.
@@ -51,15 +51,11 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[np.n
     plans = json.loads((prepared / "nnUNetPlans.json").read_text())
     dataset = json.loads((prepared / "dataset.json").read_text())
 
-    class Short(nnUNetTrainer):
-        def __init__(self, *arguments, **named):
-            super().__init__(*arguments, **named)
-            self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = EPOCHS, ITERATIONS, 2
-
     os.environ["nnUNet_n_proc_DA"] = "0"  # in training; planning fails with it
     torch.manual_seed(task.seed)
     np.random.seed(task.seed)
-    trainer = Short(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))
+    trainer = nnUNetTrainer(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = EPOCHS, ITERATIONS, 2
     trainer.run_training()
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
@@ -70,7 +66,7 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[np.n
         trainer.configuration_manager,
         None,
         dataset,
-        Short.__name__,
+        nnUNetTrainer.__name__,
         trainer.inference_allowed_mirroring_axes,
     )
 
