@@ -64,7 +64,7 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[np.n
         trainer.network,
         trainer.plans_manager,
         trainer.configuration_manager,
-        None,
+        [trainer.network.state_dict()],
         dataset,
         nnUNetTrainer.__name__,
         trainer.inference_allowed_mirroring_axes,
