@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
-from xml.etree import ElementTree
 
 import bioio
 import bioio_ome_tiff
@@ -21,7 +19,7 @@ import bioio_tifffile
 import numpy as np
 import tifffile
 
-from rams_jax import dicom, storage
+from rams_jax import claims, dicom
 from rams_jax.types import Example
 
 LARGEST_ID = 32767  # of an object: maps are int16 on the devices
@@ -29,7 +27,6 @@ PERCENTILES = (1.0, 99.8)  # of a channel's intensities, which become 0 and 1
 # Micrometres that stand in files where nobody knows: 1, and those of screens and paper (72, 96 and 300 dots an inch).
 _UNKNOWN = np.array([1.0, 25400 / 72, 25400 / 96, 25400 / 300])
 _HIGHEST = 4.0  # normalised intensities beyond +-4 are debris or hot pixels
-_MOST_PLANES = 10_000  # of an OME-TIFF: channels, slices and time points
 
 
 class AnnotationError(ValueError):
@@ -209,7 +206,7 @@ def read_image(path: pathlib.Path | str) -> np.ndarray:
     with _opened(path) as image:
         planes = image.dims.T * image.dims.Z
         _require(planes == 1, f"{path}: holds {planes} planes or time points; save each as an image of its own.")
-        _check_claim(path, image.shape, image.dtype)
+        claims.check_image(path, image.shape, image.dtype)
         samples = getattr(image.dims, "S", None)
         if samples is None:
             return np.moveaxis(image.get_image_data("CYX"), 0, -1)
@@ -355,6 +352,8 @@ def _opened(path: pathlib.Path) -> Iterator[bioio.BioImage]:
             yield bioio.BioImage(path, reader=_reader(path))
     except AnnotationError:
         raise
+    except claims.ClaimError as error:
+        raise AnnotationError(f"{path}: {error}") from None
     except Exception as error:  # each plugin has its own, and some read late
         raise AnnotationError(
             f"{path}: cannot be read as an image ({type(error).__name__}); convert it to TIFF or PNG, or install the "
@@ -384,7 +383,7 @@ def _dicom_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except dicom.DicomError as error:
+    except (dicom.DicomError, claims.ClaimError) as error:
         raise AnnotationError(f"{path}: {error}") from None
     except Exception as error:  # pydicom understands a tag when it is asked for
         raise AnnotationError(f"{path}: cannot be read as DICOM ({type(error).__name__}); export it again.") from error
@@ -394,30 +393,4 @@ def _reader(path: pathlib.Path) -> type | None:
     # Left to itself bioio tries the OME reader on every TIFF and logs its failure.
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
-    with tifffile.TiffFile(path) as file:
-        if file.is_ome:
-            _check_ome(path, file.pages.first.description)
-        _check_claim(path, file.series[0].shape, file.series[0].dtype)
-        return bioio_ome_tiff.Reader if file.is_ome else bioio_tifffile.Reader
-
-
-def _check_ome(path: pathlib.Path, xml: str) -> None:
-    """Refuses what would be taken at its word: entities, and planes that nobody has counted."""
-    _require(
-        len(xml) <= storage.LARGEST_TEXT and "<!DOCTYPE" not in xml and "<!ENTITY" not in xml,
-        f"{path}: its OME-XML is absurdly long or defines entities; save it again from a program that you trust.",
-    )
-    for pixels in ElementTree.fromstring(xml).iter():
-        sizes = [int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT"] if pixels.tag.endswith("Pixels") else []
-        planes = math.prod(max(1, size) for size in sizes)
-        _require(
-            planes <= _MOST_PLANES, f"{path}: holds {planes} planes or time points; save each as an image of its own."
-        )
-
-
-def _check_claim(path: pathlib.Path, shape: Sequence[int], dtype: np.dtype) -> None:
-    _require(
-        not storage.absurd(path, math.prod(shape) * dtype.itemsize),
-        f"{path}: claims to hold {' x '.join(map(str, shape))} values, too many for its size or for memory; save it "
-        "again, or cut it into pieces.",
-    )
+    return bioio_ome_tiff.Reader if claims.check_tiff(path) else bioio_tifffile.Reader

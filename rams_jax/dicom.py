@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rams_jax import storage
+from rams_jax import claims
 
 _ENDINGS = (".dcm", ".dicom", ".ima")
 _MAGIC = 128  # position of the letters DICM
@@ -31,6 +31,7 @@ def read_pixels(path: pathlib.Path) -> np.ndarray:
 
     Raises:
       DicomError: pydicom is not installed; not DICOM, no image or several frames; no decoder for its compression.
+      ClaimError: it claims more than it can hold.
     """
     data = _read(path)
     from pydicom import pixels
@@ -39,11 +40,8 @@ def read_pixels(path: pathlib.Path) -> np.ndarray:
         raise DicomError("holds no image, perhaps a report; leave it out.")
     if (frames := int(data.get("NumberOfFrames") or 1)) > 1:
         raise DicomError(f"holds {frames} frames; save each as an image of its own.")
-    height, width, samples = (int(data.get(key) or 1) for key in ("Rows", "Columns", "SamplesPerPixel"))
-    if storage.absurd(path, height * width * samples * (int(data.get("BitsAllocated") or 8) + 7) // 8):
-        raise DicomError(
-            f"claims to hold {height} x {width} x {samples} values, too many for its size; export it again."
-        )
+    shape = [int(data.get(key) or 1) for key in ("Rows", "Columns", "SamplesPerPixel")]
+    claims.check_image(path, shape, np.dtype(f"u{max(1, int(data.get('BitsAllocated') or 8) // 8)}"))
     try:
         array = pixels.pixel_array(data)
     except Exception as error:  # each decoder has its own

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed, and files that claim too much."""
+"""Files that are there whole or not at all, whenever the process is killed and however full the disk is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import pathlib
 from typing import Any
 
 UNFINISHED = ".tmp"  # behind the name of a file that is being written
-LARGEST_IMAGE = 2**32  # bytes of pixels
-LARGEST_TEXT = 2**26  # bytes
-_ANYBODY = 2**28  # bytes of pixels that any file may claim to hold
-_PACKED = 2000  # times; deflate, which packs best of what is usual, makes a byte of 1032
 
 
 def write_whole(path: pathlib.Path, content: bytes | str) -> None:
@@ -33,8 +29,3 @@ def write_whole(path: pathlib.Path, content: bytes | str) -> None:
 def write_json(path: pathlib.Path, content: Any) -> None:
     """As `write_whole`, of what JSON can hold."""
     write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
-def absurd(path: pathlib.Path, size: int) -> bool:
-    """An image of `size` bytes of pixels is more than memory should be given to, or than this file can hold."""
-    return size > LARGEST_IMAGE or size > max(_ANYBODY, _PACKED * path.stat().st_size)

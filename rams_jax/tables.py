@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from rams_jax.annotations import AnnotationError
-from rams_jax.storage import LARGEST_TEXT
+from rams_jax.claims import LARGEST_TEXT
 
 _LONGEST = 255  # characters of a cell; no file name is longer
 

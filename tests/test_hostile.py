@@ -17,6 +17,7 @@ import tifffile
 from drawings import SIZE, square
 from test_exchange_formats import CORNERS, roi_bytes
 
+from rams_jax import claims
 from rams_jax.annotations import AnnotationError, read_image, read_pixel_size
 from rams_jax.exchange.reading import read
 from rams_jax.exchange.shapes import draw_instances
@@ -116,6 +117,16 @@ def test_an_image_that_claims_the_world_is_refused(name, tmp_path, capfd):
     assert time.process_time() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**20  # KiB
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_image_claims_no_more_than_its_file_can_hold(tmp_path):
+    path, byte = tmp_path / "a", np.dtype(np.uint8)
+    for held, most in ((1000, 2**28), (10**6, 2 * 10**9), (10**7, 2**32)):
+        with path.open("wb") as file:
+            file.truncate(held)
+        claims.check_image(path, (1, most), byte)
+        with pytest.raises(claims.ClaimError, match=f"claims to hold 1 x {most + 1} values"):
+            claims.check_image(path, (1, most + 1), byte)
 
 
 def test_honest_files_are_still_read(tmp_path):

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rams_jax"
 
 # From the bottom up; a module imports only what stands in lower rows.
 FLOORS = (
-    ("types", "config", "commandline", "processes", "storage"),
+    ("types", "config", "commandline", "processes", "storage", "claims"),
     ("annotations", "datasets", "exchange", "dicom", "tables"),
     ("loading", "augment"),
     ("model", "losses", "metrics", "biometry"),
