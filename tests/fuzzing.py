@@ -216,8 +216,8 @@ def _coco():
 
 
 NAPARI = b"index,shape-type,vertex-index,axis-0,axis-1\n" + b"".join(
-    b"0,%s,%d,%d,%d\n" % (kind, i, y, x)
-    for kind in (b"polygon", b"ellipse")
+    b"%d,%s,%d,%d,%d\n" % (index, kind, i, y, x)
+    for index, kind in enumerate((b"polygon", b"ellipse"))
     for i, (y, x) in enumerate([(1, 1), (1, 5), (5, 5), (5, 1)])
 )
 
