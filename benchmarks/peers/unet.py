@@ -5,7 +5,8 @@ and the choice of the network that is best on the validation images; `ignore_ind
 the documentation has for regions without labels, and of PyTorch's cross-entropy.
 Receives: the outlined images, and the marks of the others (with strokes on the background where there are any); all
 other pixels are ignored by the loss. No weights from elsewhere: random initialisation.
-Changed: softmax over background and classes and cross-entropy beside Dice; half of the crops of a step come from
+Changed: softmax over background and classes and cross-entropy beside Dice, which is of the batch as a whole, for a crop
+of marks has no background; half of the crops of a step come from
 outlined images, as with our rules, for marks alone say nothing of the background; flips, contrast and noise beside the
 tutorial's quarter turns; a cosine schedule. Probabilities become objects as `shared.divide` says.
 Its own score: `monai.metrics.DiceMetric`, mean over images and classes of objects, of the likeliest class.
@@ -64,7 +65,7 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[np.n
     set_determinism(task.seed)
     channels = task.outlined[0].image.shape[2]
     network = UNet(2, channels, task.number_of_classes + 1, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=2)
-    dice = DiceLoss(softmax=True, to_onehot_y=True, ignore_index=UNKNOWN)
+    dice = DiceLoss(softmax=True, to_onehot_y=True, ignore_index=UNKNOWN, batch=True)
     entropy = torch.nn.CrossEntropyLoss(ignore_index=UNKNOWN)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
