@@ -221,7 +221,8 @@ So {fits:,} fit into {SHARE:.0%} of {MEMORY / 1e9:.0f} GB.
 
 H100 SXM and DGX H100, by NVIDIA's data sheets: {MATRIX / 1e12:.0f} TFLOP/s in bf16 without sparsity,
 {MEMORY / 1e9:.0f} GB at {MEMORY_SPEED / 1e12} TB/s, NVLink {NVLINK / 1e9:.0f} GB/s each way,
-eight ports of 400 Gbit/s a node ({INFINIBAND / 1e9:.0f} GB/s a GPU), PCIe 5.0 {HOST / 1e9:.0f} GB/s.
+eight ports of 400 Gbit/s a node ({INFINIBAND / 1e9:.0f} GB/s a GPU),
+PCIe 5.0 {HOST / 1e9:.0f} GB/s.
 Ours: {USE:.0%} of the matrix speed, {LATENCY * 1e6:.0f} us for each doubling of the devices,
 {DISK / 1e9:.0f} GB/s of storage a node.
 

@@ -160,25 +160,23 @@ def pooled(sums: np.ndarray) -> float:
     return float(np.mean(above[below > 0] / below[below > 0])) if below.any() else 1.0
 
 
-def score_masks(examples: Sequence[Example], current: Sequence[np.ndarray]) -> dict[str, float]:
-    """Scores grown masks against the full masks of the objects that carry a mark.
+def mask_counts(examples: Sequence[Example], current: Sequence[np.ndarray]) -> metrics.PixelCounts:
+    """Compares grown masks with the full masks of the objects that carry a mark.
 
     Strict, instance by instance: a pixel is right only if it holds the id that the truth has there; a pixel grown into
     a neighbour is as wrong as one on background. Wanted are the pixels of all objects with a mark in `partial`;
-    claimed are all pixels in a mask. Only valid pixels count; pixels are summed over all images before the ratios.
-    Nothing claimed and nothing wanted: 1 throughout; only one of them: 0.
+    claimed are all pixels in a mask. Only valid pixels count.
 
     Args:
       examples: N images with full masks; the ids of `partial` are those of `full`.
       current: N maps int[H, W] of the same ids; 0 or less = in no mask.
 
     Returns:
-      precision = right / claimed, recall = right / wanted, dice = 2 right / (claimed + wanted).
+      Right, wanted and claimed pixels, summed over the images.
 
     Raises:
-      AnnotationError: no image, an image without full masks, a map of another shape.
+      AnnotationError: an image without full masks, a map of another shape.
     """
-    _check_count(examples, "masks", current)
     counts = metrics.PixelCounts()
     for example, mask in zip(examples, current, strict=True):
         full = _full(example)
@@ -188,4 +186,12 @@ def score_masks(examples: Sequence[Example], current: Sequence[np.ndarray]) -> d
         wanted = np.isin(full, marked) & example.valid
         right = claimed & wanted & (mask == full)
         counts += metrics.PixelCounts(int(right.sum()), int(wanted.sum()), int(claimed.sum()))
+    return counts
+
+
+def score_masks(counts: metrics.PixelCounts) -> dict[str, float]:
+    """Precision = right / claimed, recall = right / wanted, Dice = 2 right / (claimed + wanted) of `mask_counts`.
+
+    Nothing claimed and nothing wanted: 1 throughout; only one of them: 0.
+    """
     return {"precision": counts.precision, "recall": counts.recall, "dice": counts.dice}

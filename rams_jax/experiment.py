@@ -42,12 +42,18 @@ class Run:
     splits: datasets.Splits
     strong: tuple[int, ...]  # positions in splits.train
     slots: np.ndarray  # int[slots]: position in splits.train of the image in each slot of the state, -1 if empty
+    own: np.ndarray  # int[own slots]: those that lie on the devices of this process
     instances: InstanceSettings
 
-    def weak_slots(self) -> list[tuple[int, Example]]:
-        """Slots of the weak images, with the images."""
+    def weak(self) -> list[tuple[int, int]]:
+        """Slot and position in splits.train of each weak image."""
         chosen = set(self.strong)
-        return [(slot, self.splits.train[i]) for slot, i in enumerate(self.slots) if i >= 0 and i not in chosen]
+        return [(slot, i) for slot, i in enumerate(self.slots.tolist()) if i >= 0 and i not in chosen]
+
+    def own_weak(self) -> list[tuple[int, Example]]:
+        """The weak images of this process, each with its place in `own`."""
+        place = {slot: at for at, slot in enumerate(self.own.tolist())}
+        return [(place[slot], self.splits.train[i]) for slot, i in self.weak() if slot in place]
 
 
 def stream(seed: int, name: str) -> jax.Array:
@@ -92,27 +98,54 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     if not splits.test or not splits.validation:
         raise AnnotationError(f"The data set {config.data.name} has no images left for validation or test; add some.")
     rule = RULES[config.method]
-    strong = choose_strong(splits.train, config.data.strong, config.seed)
+    strong = choose_strong(splits.train.outlined_objects(), config.data.strong, config.seed)
     if rule.all_strong:
         strong = tuple(range(len(splits.train)))
     else:
-        kept = sorted({*strong, *choose_weak(splits.train, strong, config.data.weak, config.seed)})
-        splits = dataclasses.replace(splits, train=tuple(splits.train[i] for i in kept))
+        kept = sorted({*strong, *choose_weak(len(splits.train), strong, config.data.weak, config.seed)})
+        splits = dataclasses.replace(splits, train=splits.train.kept(kept))
         strong = tuple(kept.index(i) for i in strong)
     train_images = datasets.reveal(splits.train, strong, tasks)
     shards, devices = shards_and_devices(config)
-    mean, std = loading.statistics(train_images)
+    mesh = sharding.make_mesh(devices)
+    own = sharding.own_blocks(mesh, shards)
+    slots, _ = loading.slots_of(strong, len(splits.train), shards)
+    known = processes.agreed(lambda: {i: splits.train[i] for i in loading.images_in(slots[own])}, AnnotationError)
+    mean, std = loading.statistics(known)
+    plan = program(config, mean, std, shards)
+    multiple_of = multiple(plan.model.settings)
+    data, slots = loading.load(
+        train_images, strong, plan.model.classes, shards, multiple_of, rule.unmarked, rule.memory, own
+    )
+    state = init_state(stream(config.seed, "parameters"), plan, data)
+    state = sharding.place(state, sharding.state_specs(state), mesh)
+    step = sharding.compile_step(plan, state, mesh, shards)
+    instances = InstanceSettings(
+        **config.instances,
+        dividing=auxiliary.channels(tasks, "divides"),
+        beginning=auxiliary.channels(tasks, "begins"),
+    )
+    run = Run(config, plan, splits, strong, slots, sharding.own_blocks(mesh, len(slots)), instances)
+    return run, state, step
+
+
+def program(config: ConfigDict, mean: tuple[float, ...], std: tuple[float, ...], shards: int) -> Program:
+    """What to do in a step.
+
+    Args:
+      config: validated settings.
+      mean, std: of each channel over the training images.
+      shards: number of logical shards.
+    """
+    tasks = tuple(config.data.auxiliary)
     model = MultiTaskUNet(
         ModelSettings(**config.model, mean=mean, std=std), len(config.data.class_names), len(auxiliary.channels(tasks))
     )
-    data, slots = loading.load(
-        train_images, strong, model.classes, shards, multiple(model.settings), rule.unmarked, rule.memory
-    )
     train = config.train
     rate = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, train.warmup_steps, train.steps)
-    program = Program(
+    return Program(
         model=model,
-        rule=rule,
+        rule=RULES[config.method],
         optimizer=optax.chain(
             optax.clip_by_global_norm(train.clip_norm), optax.adamw(rate, weight_decay=train.weight_decay)
         ),
@@ -130,17 +163,6 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         weak_crops=train.weak_crops // shards,
         ema=train.ema,
     )
-    mesh = sharding.make_mesh(devices)
-    state = init_state(stream(config.seed, "parameters"), program, data)
-    state = sharding.place(state, sharding.state_specs(state), mesh)
-    step = sharding.compile_step(program, state, mesh, shards)
-    instances = InstanceSettings(
-        **config.instances,
-        dividing=auxiliary.channels(tasks, "divides"),
-        beginning=auxiliary.channels(tasks, "begins"),
-    )
-    run = Run(config, program, splits, strong, slots, instances)
-    return run, state, step
 
 
 def shards_and_devices(config: ConfigDict) -> tuple[int, int]:

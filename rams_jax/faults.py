@@ -50,7 +50,7 @@ def check(
     sample = jax.jit(lambda data, key: step_crops(data, jnp.int32(number - 1), key, jnp.arange(shards), run.program)[0])
     batch = processes.whole(sample(state.data, key))
     slots = batch.slot + np.arange(shards)[:, None] * (len(run.slots) // shards)
-    names = [run.splits.train[run.slots[slot]].name for slot in slots.reshape(-1)]
+    names = [run.splits.train.names[run.slots[slot]] for slot in slots.reshape(-1)]
     file = path / FOLDER / f"step{number}.npz"
     if processes.first():
         file.parent.mkdir(exist_ok=True)

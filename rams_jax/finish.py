@@ -13,10 +13,13 @@ import jax
 import numpy as np
 
 from rams_jax import outputs, processes
-from rams_jax.evaluate import score_instances, score_masks
+from rams_jax.annotations import read_instances
+from rams_jax.evaluate import mask_counts, score_instances, score_masks
 from rams_jax.experiment import Run
 from rams_jax.instances import label_instances
-from rams_jax.network import save_network, trained
+from rams_jax.loading import images_in
+from rams_jax.metrics import PixelCounts
+from rams_jax.network import longest, save_network, trained
 from rams_jax.predict import foreground, predict
 from rams_jax.train_step import evolution_turn
 from rams_jax.tuning import tune
@@ -40,11 +43,11 @@ def _opinions(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple
 
 def validation_scores(run: Run, state: TrainState) -> dict[str, float]:
     """Scores on the validation images (`val_...`) and of the grown masks (`masks_...`); {} but on the first process."""
-    current = processes.whole(state.data.masks.current)
+    masks = evaluate_masks(run, processes.local(state.data.masks.current))
     if not processes.first():
         return {}
     scores = {f"val_{k}": v for k, v in evaluate(run, state, run.splits.validation)[0].items()}
-    return scores | {f"masks_{k}": v for k, v in (evaluate_masks(run, current) or {}).items()}
+    return scores | {f"masks_{k}": v for k, v in (masks or {}).items()}
 
 
 def evaluate_masks(run: Run, current: np.ndarray) -> dict[str, float] | None:
@@ -52,14 +55,21 @@ def evaluate_masks(run: Run, current: np.ndarray) -> dict[str, float] | None:
 
     Args:
       run: what is trained.
-      current: int16[slots, H, W].
+      current: int16[own slots, H, W]; each process counts on its own images, and all must call this.
     """
     if not grows(run):
         return None
-    known = [(current[slot], e) for slot, e in run.weak_slots() if e.full is not None]
-    if not known:
-        return None
-    return score_masks([e for _, e in known], [c[: e.partial.shape[0], : e.partial.shape[1]] for c, e in known])
+    known = [(_cut(current[at], e), e) for at, e in run.own_weak() if e.full is not None]
+    counts = mask_counts([e for _, e in known], [c for c, _ in known])
+    found = processes.exchange([len(known), counts.intersection, counts.truth, counts.predicted])
+    images, *sums = (sum(numbers) for numbers in zip(*found, strict=True))
+    return score_masks(PixelCounts(*sums)) if images else None
+
+
+def _cut(values: np.ndarray, example: Example) -> np.ndarray:
+    """A padded map in the size of its image."""
+    height, width = example.partial.shape
+    return values[:height, :width]
 
 
 def finish(
@@ -77,25 +87,17 @@ def finish(
     """
     config, splits = run.config, run.splits
     evolution_share = round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None
-    grown_masks = processes.whole(state.data.masks)
+    masks = evaluate_masks(run, processes.local(state.data.masks.current))
+    evolved = _write_grown(run, state, path / "evolved") if grows(run) else []  # also where the truth is unknown
+    held = processes.whole(state.data.masks.held)
+    shown = _shown(run)
     if not processes.first():
         return {}
-    pictures: dict[str, bytes] = {}
+    pictures = outputs.growth_figures(evolved) if grows(run) else {}
     if config.train.tune_instances:
         tuned = tune(splits.validation, *_opinions(run, state, splits.validation), run.instances)
         run = dataclasses.replace(run, instances=tuned)
     scores, maps, classes = evaluate(run, state, splits.test)
-    current, age = grown_masks.current, grown_masks.age
-    masks = evaluate_masks(run, current)
-    grown = []
-    for slot, example in run.weak_slots():
-        h, w = example.partial.shape
-        grown.append((example, current[slot, :h, :w], age[slot, :h, :w]))
-    if grows(run):  # also where the truth is unknown
-        outputs.write_maps(path / "evolved", {f"{e.name}_masks": (c, e.pixel_size) for e, c, _ in grown})
-        outputs.write_maps(path / "evolved", {f"{e.name}_age": (a, e.pixel_size) for e, _, a in grown})
-        outputs.write_classes(path / "evolved", {e.name: e.classes for e, *_ in grown}, config.data.class_names)
-        pictures |= outputs.growth_figures(grown)
     outputs.write_maps(
         path / "predictions", {e.name: (m, e.pixel_size) for e, m in zip(splits.test, maps, strict=True)}
     )
@@ -105,16 +107,15 @@ def finish(
     circumference, agreement = outputs.circumferences(splits.test, maps)
     pictures |= agreement
     weak = len(splits.train) - len(run.strong) if run.program.rule.weak_images else 0
-    outlined = [splits.train[i].full for i in run.strong]
     summary = {
         "method": config.method,
         "data": config.data.name,
         "seed": config.seed,
         "strong": len(run.strong),
         "weak": weak,
-        "outlines": sum(_objects(full) for full in outlined),
+        "outlines": shown.outlines,
         # Marks on outlined images tell how large marks are; without weak images nobody needs to draw any.
-        "marks": sum(_objects(e.partial) for e in splits.train) if weak else 0,
+        "marks": shown.marks if weak else 0,
         "steps": config.train.steps,
         "instances": {name: getattr(run.instances, name) for name in ("threshold", "marker_sigma", "marker_depth")},
         "test": scores,
@@ -123,18 +124,66 @@ def finish(
         "seconds": round(seconds, 1),
         "steps_per_second": round(rate, 3) if rate else None,
         "evolution_share": evolution_share,
-        "warnings": [*run.splits.warnings, *_warnings(run, grown_masks.held, rows)],
+        "warnings": [*run.splits.warnings, *_warnings(run, held, rows)],
         **outputs.environment(),
     }
     program, data = run.program, config.data
     known = (program.rule.averaged, run.instances, data.class_names, data.auxiliary, data.channels)
-    network = trained(program.model, processes.whole(state.ema), *known, splits.train, run.strong, summary)
+    seen = (shown.pixel_size, shown.longest)
+    network = trained(program.model, processes.whole(state.ema), *known, *seen, summary)
     save_network(path / "network", network, replace=True)
     outputs.finish(path, config.to_dict(), summary, rows, pictures)
     for sentence in summary["warnings"]:
         print(f"Warning: {sentence}")
     print(f"Report: {path / 'report.html'}")
     return summary
+
+
+def _write_grown(run: Run, state: TrainState, folder: pathlib.Path) -> list[tuple[Example, np.ndarray, np.ndarray]]:
+    """Writes masks, ages and classes of the weak images; each process those of its own, and all must call this.
+
+    Returns:
+      On the first process the images to show, with their masks and ages.
+    """
+    current, age = processes.local(state.data.masks.current), processes.local(state.data.masks.age)
+    own = run.own_weak()
+    outputs.write_maps(folder, {f"{e.name}_masks": (_cut(current[at], e), e.pixel_size) for at, e in own})
+    outputs.write_maps(folder, {f"{e.name}_age": (_cut(age[at], e), e.pixel_size) for at, e in own})
+    position = {name: i for i, name in enumerate(run.splits.train.names)}
+    objects = processes.merged({position[e.name]: _objects(e.partial) for _, e in own})
+    classes = processes.merged({position[e.name]: e.classes for _, e in own})
+    processes.meet("masks are written")
+    if not processes.first():
+        return []
+    names = run.splits.train.names
+    outputs.write_classes(folder, {names[i]: x for i, x in classes.items()}, run.config.data.class_names)
+    chosen = [run.splits.train[i] for i in sorted(objects, key=lambda i: -objects[i])[: outputs.PICTURES]]
+
+    def written(example: Example, kind: str) -> np.ndarray:
+        return read_instances(folder / f"{example.name}_{kind}.tif")
+
+    return [(example, written(example, "masks"), written(example, "age")) for example in chosen]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """What training saw of images."""
+
+    pixel_size: float  # micrometres, median
+    longest: int  # pixels, of the largest object
+    outlines: int  # objects, in full masks of strong images
+    marks: int
+
+
+def _shown(run: Run) -> _Shown:
+    """Each process looks at its own images, and all must call this."""
+    strong, found = set(run.strong), {}
+    for i in images_in(run.slots[run.own]):
+        example = run.splits.train[i]
+        outlines = _objects(example.full) if i in strong else 0
+        found[i] = [example.pixel_size, longest(example, i in strong), outlines, _objects(example.partial)]
+    sizes, lengths, *counts = zip(*processes.merged(found).values(), strict=True)
+    return _Shown(float(np.median(sizes)), max(lengths), *map(sum, counts))
 
 
 def _objects(instances: Any) -> int:
@@ -176,7 +225,7 @@ def _warnings(run: Run, holds: np.ndarray, rows: list[dict[str, Any]]) -> list[s
     if share < 0.85:
         found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
     found += [alarm.sentence for alarm in outputs.alarms(rows)]
-    held = [(e.name, int(h)) for s, e in run.weak_slots() if (h := holds[s].sum())]
+    held = [(run.splits.train.names[i], int(h)) for slot, i in run.weak() if (h := holds[slot].sum())]
     if held:
         names = ", ".join(f"{name} ({count})" for name, count in held[:5]) + (", ..." if len(held) > 5 else "")
         found.append(f"A brake held {sum(h for _, h in held)} objects that were about to leak: {names}.")

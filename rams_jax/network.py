@@ -123,6 +123,13 @@ def analyse(
     return Segmentation(found[0], found[1], kept, found[2])
 
 
+def longest(example: Example, strong: bool) -> int:
+    """The longer side of the box around the largest object that training sees of an image, or its mark; pixels."""
+    maps = [example.partial] + ([example.full] if strong and example.full is not None else [])
+    boxes = [box for instance_map in maps for box in ndi.find_objects(instance_map) if box is not None]
+    return max((side.stop - side.start for box in boxes for side in box), default=0)
+
+
 def trained(
     model: MultiTaskUNet,
     params: Any,
@@ -131,32 +138,30 @@ def trained(
     class_names: Sequence[str],
     auxiliary: Sequence[str],
     channels: Sequence[int],
-    examples: Sequence[Example],
-    strong: Sequence[int],
+    pixel_size: float,
+    largest_object: int,
     summary: Mapping[str, Any],
 ) -> Network:
     """The network of a run that is finished.
 
     Args:
       params: its parameters, best the averaged ones.
-      channels: of the images, that it saw; empty for all.
-      examples: the training images.
-      strong: positions in `examples` of those whose full masks training saw.
+      channels: of the images, that it saw.
+      pixel_size: of the training images, median, micrometres.
+      largest_object: `longest` of them all, pixels.
       summary: what `summary.json` holds; part of it becomes the score card.
     """
-    maps = [e.partial for e in examples] + [f for i in strong if (f := examples[i].full) is not None]
-    boxes = [box for instance_map in maps for box in ndi.find_objects(instance_map) if box is not None]
     return Network(
         model=model,
         params=jax.tree.map(np.asarray, params),
         class_names=tuple(class_names),
         auxiliary=tuple(auxiliary),
-        channels=tuple(channels) or tuple(range(examples[0].image.shape[2])),
+        channels=tuple(channels),
         percentiles=PERCENTILES,
         averaged=averaged,
         instances=instances,
-        pixel_size=float(np.median([e.pixel_size for e in examples])),
-        largest_object=max((side.stop - side.start for box in boxes for side in box), default=0),
+        pixel_size=pixel_size,
+        largest_object=largest_object,
         card={key: summary[key] for key in _CARD},
     )
 

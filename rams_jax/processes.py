@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import serialization
 from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 LOST = 3  # exit status
@@ -51,6 +54,21 @@ def join(coordinator: str, processes: int, process: int) -> None:
             f"The processes of this run did not find each other ({said}); give each --coordinator=HOST:PORT, "
             "--processes=N and --process=I, or --cluster where Slurm, Open MPI, Kubernetes or a TPU pod start them."
         ) from error
+    _connect()
+
+
+def _connect() -> None:
+    """Lets all devices, and all processes, exchange something.
+
+    Now, while all processes are here: gloo gives up after 30 seconds where one makes its first connection much later
+    than another, as when the first one prepares a data set, but then waits for as long as it takes.
+    """
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+    ones = jax.make_array_from_callback(
+        (jax.device_count(),), NamedSharding(mesh, PartitionSpec("all")), lambda index: np.ones(1, np.float32)
+    )
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones))
+    meet("joined")
 
 
 def explain(error: JaxRuntimeError) -> str:
@@ -94,6 +112,61 @@ def first_alone(function: Callable[[], T]) -> T:
     finally:
         if first():
             meet("first_alone")
+
+
+def part(count: int) -> range:
+    """Which of `count` things this process does, when the processes share them out."""
+    return range(jax.process_index(), count, jax.process_count())
+
+
+def exchange(value: Any) -> list[Any]:
+    """What each process has to say, in the order of the processes; all must call this.
+
+    Args:
+      value: nested dicts with keys of text, and lists, of text, numbers, None and NumPy arrays.
+    """
+    if not several():
+        return [value]
+    said = np.frombuffer(serialization.msgpack_serialize(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(said.size))
+    heard = multihost_utils.process_allgather(np.pad(said, (0, int(sizes.max()) - said.size)))
+    return [serialization.msgpack_restore(row[:size].tobytes()) for row, size in zip(heard, sizes, strict=True)]
+
+
+def merged(found: Mapping[int, T]) -> dict[int, T]:
+    """What the processes found for numbered things, such as images, in the order of the numbers; all must call this.
+
+    Two processes that found something for the same thing found the same.
+    """
+    together = {
+        int(number): x for said in exchange({str(n): x for n, x in found.items()}) for number, x in said.items()
+    }
+    return dict(sorted(together.items()))
+
+
+def agreed(function: Callable[[], T], error: type[Exception]) -> T:
+    """What the function returns on this process, if it succeeds on every one; all must call this.
+
+    Raises:
+      error: it has raised this on some process; the message is that of the first of these.
+    """
+    said, result = None, None
+    try:
+        result = function()
+    except error as raised:
+        if not several():
+            raise
+        said = str(raised)
+    sentences = [sentence for sentence in exchange(said) if sentence is not None]
+    if sentences:
+        raise error(sentences[0])
+    return result  # type: ignore[return-value]
+
+
+def local(x: jax.Array) -> np.ndarray:
+    """The part of an array, split by its first axis, that lies on the devices of this process."""
+    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 def whole(tree: Any) -> Any:

@@ -23,6 +23,12 @@ def make_mesh(devices: int) -> Mesh:
     return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
+def own_blocks(mesh: Mesh, count: int) -> np.ndarray:
+    """int[blocks]: which of `count` blocks along the axis lie on the devices of this process, rising."""
+    where = NamedSharding(mesh, PartitionSpec(AXIS)).addressable_devices_indices_map((count,))
+    return np.unique(np.concatenate([np.arange(count)[index] for index in where.values()]))
+
+
 def specs(data: DatasetState) -> DatasetState:
     """The partition of each array of a dataset: by images, but for the statistics of the strong ones."""
     split = jax.tree.map(lambda _: PartitionSpec(AXIS), data)
@@ -30,10 +36,10 @@ def specs(data: DatasetState) -> DatasetState:
 
 
 def place(tree: Any, partition: Any, mesh: Mesh) -> Any:
-    """Puts host arrays on the devices of the mesh; each process reads the part of its own devices.
+    """Puts host arrays on the devices of the mesh.
 
     Args:
-      tree: pytree of arrays that every process can index.
+      tree: pytree of arrays; of those that are split, the part of this process (`own_blocks`).
       partition: pytree of `PartitionSpec`, or one for all.
       mesh: from `make_mesh`.
 
@@ -42,8 +48,7 @@ def place(tree: Any, partition: Any, mesh: Mesh) -> Any:
     """
 
     def put(x: Any, spec: PartitionSpec) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.asarray(x))
 
     if isinstance(partition, PartitionSpec):
         return jax.tree.map(lambda x: put(x, partition), tree)

@@ -46,7 +46,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     manager = checkpoint.open_checkpoints(path)
     state = _restore(manager, state)
     first, total, train = int(state.step), config.train.steps, config.train
-    key = stream(config.seed, "crops")
+    # On every device now, so that no step has to bring it there.
+    key = jax.jit(lambda key: key, out_shardings=state.step.sharding)(stream(config.seed, "crops"))
     log = outputs.Log(path, first, grows(run))
     if processes.first():
         for sentence in run.splits.warnings:
@@ -95,7 +96,7 @@ def _headline(run: Run, first: int, parameters: int) -> str:
     """What is about to be trained, in two lines."""
     splits, config = run.splits, run.config
     weak = len(splits.train) - len(run.strong)
-    outlined = ", ".join(splits.train[i].name for i in run.strong[:3]) + (", ..." if len(run.strong) > 3 else "")
+    outlined = ", ".join(splits.train.names[i] for i in run.strong[:3]) + (", ..." if len(run.strong) > 3 else "")
     return (
         f"{config.data.name}: {len(run.strong)} outlined ({outlined}) and {weak} marked training images, "
         f"{len(splits.validation)} for validation, {len(splits.test)} for the test.\n"

@@ -104,9 +104,10 @@ def experiment(examples, method="rams", shards=1, devices=1, steps=8, **changes)
         ema=0.9,
     )
     program = dataclasses.replace(program, **changes)
-    data, _ = loading.load(examples, strong, 1, shards, multiple(MODEL), rule.unmarked, rule.memory)
-    state = jax.device_get(jax.jit(init_state, static_argnums=1)(jax.random.key(0), program, data))
     mesh = sharding.make_mesh(devices)
+    own = sharding.own_blocks(mesh, shards)
+    data, _ = loading.load(examples, strong, 1, shards, multiple(MODEL), rule.unmarked, rule.memory, own)
+    state = jax.device_get(jax.jit(init_state, static_argnums=1)(jax.random.key(0), program, data))
     return program, state, mesh, sharding.compile_step(program, state, mesh, shards)
 
 

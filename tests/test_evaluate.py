@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rams_jax.annotations import AnnotationError
-from rams_jax.evaluate import score_instances, score_masks
+from rams_jax.evaluate import mask_counts, score_instances, score_masks
 from rams_jax.types import Example
 
 NAMES = ["dice", "iou", "aji", "pq", "ap50", "object_dice", "object_hausdorff"]
@@ -104,18 +104,18 @@ def test_masks_worked():
     # claimed on valid pixels: columns 1 2 3 4 6 7 = 6; wanted: 1 2 3 4 5 = 5;
     # right: 1 2 4 = 3 (column 3 has the neighbour's id, 6 is background, 7 belongs to an object without a mark)
     expected = {"precision": 3 / 6, "recall": 3 / 5, "dice": 6 / 11}
-    assert score_masks([truth], [mask]) == pytest.approx(expected)
+    assert score_masks(mask_counts([truth], [mask])) == pytest.approx(expected)
     # pooled with an image of 8 right pixels of 8
-    both = score_masks([truth, example([[1] * 8])], [mask, np.ones((1, 8), int)])
+    both = score_masks(mask_counts([truth, example([[1] * 8])], [mask, np.ones((1, 8), int)]))
     assert both == pytest.approx({"precision": 11 / 14, "recall": 11 / 13, "dice": 22 / 27})
 
 
 def test_masks_perfect_and_empty():
-    assert score_masks([ROW], [ROW.full]) == {"precision": 1, "recall": 1, "dice": 1}
-    assert score_masks([ROW], [np.zeros((1, 8), int)]) == {"precision": 0, "recall": 0, "dice": 0}
+    assert score_masks(mask_counts([ROW], [ROW.full])) == {"precision": 1, "recall": 1, "dice": 1}
+    assert score_masks(mask_counts([ROW], [np.zeros((1, 8), int)])) == {"precision": 0, "recall": 0, "dice": 0}
     empty = example(np.zeros((1, 8)))
-    assert score_masks([empty], [np.zeros((1, 8), int)]) == {"precision": 1, "recall": 1, "dice": 1}
-    assert score_masks([empty], [np.ones((1, 8), int)]) == {"precision": 0, "recall": 0, "dice": 0}
+    assert score_masks(mask_counts([empty], [np.zeros((1, 8), int)])) == {"precision": 1, "recall": 1, "dice": 1}
+    assert score_masks(mask_counts([empty], [np.ones((1, 8), int)])) == {"precision": 0, "recall": 0, "dice": 0}
 
 
 def test_what_cannot_be_scored():
@@ -123,9 +123,9 @@ def test_what_cannot_be_scored():
     with pytest.raises(AnnotationError, match="plate-3 has no full masks"):
         score_instances([weak], [FOUND], [FOUND_CLASSES], 1)
     with pytest.raises(AnnotationError, match="plate-3 has no full masks"):
-        score_masks([weak], [FOUND])
+        score_masks(mask_counts([weak], [FOUND]))
     with pytest.raises(AnnotationError, match=r"shape \(2, 8\)"):
-        score_masks([ROW], [np.zeros((2, 8), int)])
+        score_masks(mask_counts([ROW], [np.zeros((2, 8), int)]))
     with pytest.raises(AnnotationError, match="class 2 occurs"):
         score_instances([ROW], [FOUND], [np.array([0, 1, 2])], 1)
     with pytest.raises(AnnotationError, match="no image"):

@@ -164,23 +164,23 @@ def test_rho_and_largest_by_hand():
     full[2:6, 0:3] = 3  # 12 pixels, of class 1
     b = dataclasses.replace(b, full=full, partial=np.where(full == 3, 3, b.partial), classes=np.array([0, 1, 2, 1]))
     # Class 1: marks 2 + 2 + 12 of 6 + 6 + 12 pixels; class 2: 3 + 3 of 9 + 9.
-    rho, outlined, largest = mark_statistics([a, b], 2)
+    rho, outlined, largest = mark_statistics({0: a, 1: b}, 2)
     np.testing.assert_allclose(rho, [16 / 24, 6 / 18], rtol=1e-6)
     np.testing.assert_array_equal(outlined, [3, 2])
     np.testing.assert_array_equal(largest, [12, 9])
     # Where the annotator did not look nothing counts: without row 4, id 2 has no mark left but 6 pixels.
     blind = dataclasses.replace(a, valid=np.arange(6)[:, None] * np.ones((1, 7)) != 4)
-    rho, outlined, largest = mark_statistics([blind, b], 2)
+    rho, outlined, largest = mark_statistics({0: blind, 1: b}, 2)
     np.testing.assert_allclose(rho, [16 / 24, 3 / 15], rtol=1e-6)
     np.testing.assert_array_equal(outlined, [3, 2])
     # An object without a mark tells nothing of how large marks are: 2 + 2 of 6 + 6 pixels are left of class 1.
     overlooked = dataclasses.replace(b, partial=np.where(b.partial == 3, 0, b.partial), complete=False)
-    np.testing.assert_allclose(mark_statistics([a, overlooked], 2)[0], [4 / 12, 6 / 18], rtol=1e-6)
+    np.testing.assert_allclose(mark_statistics({0: a, 1: overlooked}, 2)[0], [4 / 12, 6 / 18], rtol=1e-6)
     # A mark that spills over tells its whole area, but is cut to the outline where that is known.
     spilled = a.partial.copy()
     spilled[2, 0] = 1  # below the object
     spilling = dataclasses.replace(a, partial=spilled)
-    np.testing.assert_allclose(mark_statistics([spilling], 2)[0], [3 / 6, 3 / 9], rtol=1e-6)
+    np.testing.assert_allclose(mark_statistics({0: spilling}, 2)[0], [3 / 6, 3 / 9], rtol=1e-6)
     cut, uncut = (load([spilling, b], [strong], 2, 1, 4)[0] for strong in (0, 1))
     assert int((cut.partial == 1).sum()) == 2 + 2 and int((uncut.partial == 1).sum()) == 2 + 3
     # The state has the numbers of the strong images, each counted once although it is dealt to three shards.
@@ -252,9 +252,9 @@ def test_an_empty_set_is_refused():
 def test_statistics_are_those_of_all_pixels():
     first, second = example("first", channels=2), example("second", channels=2, seed=1)
     second = dataclasses.replace(second, image=second.image[:3, :5] + 7)
-    mean, std = statistics([first, second])
+    mean, std = statistics({0: first, 1: second})
     pixels = np.concatenate([first.image.reshape(-1, first.image.shape[2]), second.image.reshape(15, -1)])
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
     flat = dataclasses.replace(first, image=np.full_like(first.image, 3.0))
-    assert statistics([flat])[1] == (1.0,) * first.image.shape[2]
+    assert statistics({0: flat})[1] == (1.0,) * first.image.shape[2]

@@ -13,7 +13,7 @@ from trained import INSTANCES, blob_network, blobs, small_network
 
 from rams_jax.annotations import PERCENTILES, AnnotationError, limits, normalise
 from rams_jax.instances import label_instances
-from rams_jax.network import NetworkError, analyse, digest, load_network, save_network, segment, trained
+from rams_jax.network import NetworkError, analyse, digest, load_network, longest, save_network, segment, trained
 from rams_jax.predict import foreground, predict
 from rams_jax.types import Example, ModelSettings
 
@@ -198,8 +198,8 @@ def test_the_network_of_a_run():
     keys = ("method", "data", "seed", "steps", "strong", "weak", "test", "masks", "commit", "versions", "seconds")
     examples = [example(30, 0.3), example(11, 0.3), example(7, 0.5)]
     found = trained(
-        network.model, network.params, True, INSTANCES, ["nucleus"], ["separation"], (0,), examples, (1,),
-        dict.fromkeys(keys, 1),
+        network.model, network.params, True, INSTANCES, ["nucleus"], ["separation"], (0,), 0.3,
+        max(longest(e, strong=i == 1) for i, e in enumerate(examples)), dict.fromkeys(keys, 1),
     )  # fmt: skip
     assert found.largest_object == 11  # the first image's full mask is not known to training
     assert found.pixel_size == 0.3

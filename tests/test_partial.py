@@ -1,4 +1,3 @@
-import dataclasses
 import zlib
 
 import numpy as np
@@ -217,28 +216,37 @@ def example(name: str, objects: int, marks: MarkSettings = partial.CAREFUL):
 
 
 def test_strong_images_are_those_with_objects():
-    examples = [example(str(i), n) for i, n in enumerate([0, 9, 1, 8, 7, 2])]  # median 4.5: 1, 3, 4 are above
-    chosen = [partial.choose_strong(examples, 2, seed) for seed in range(60)]
+    objects = [0, 9, 1, 8, 7, 2]  # median 4.5: 1, 3, 4 are above
+    chosen = [partial.choose_strong(objects, 2, seed) for seed in range(60)]
     assert set(chosen) == {(1, 3), (1, 4), (3, 4)}
-    assert chosen[:5] == [partial.choose_strong(examples, 2, seed) for seed in range(5)]
-    four = {partial.choose_strong(examples, 4, seed) for seed in range(60)}
+    assert chosen[:5] == [partial.choose_strong(objects, 2, seed) for seed in range(5)]
+    four = {partial.choose_strong(objects, 4, seed) for seed in range(60)}
     assert four == {tuple(sorted((1, 3, 4, i))) for i in (0, 2, 5)}
-    assert partial.choose_strong(examples, 6, 0) == (0, 1, 2, 3, 4, 5)
-    overlooked = [dataclasses.replace(e, partial=np.zeros_like(e.partial)) if e.name == "3" else e for e in examples]
-    assert {partial.choose_strong(overlooked, 2, seed) for seed in range(60)} == {(1, 4), (1, 5), (4, 5)}
+    assert partial.choose_strong(objects, 6, 0) == (0, 1, 2, 3, 4, 5)
     for count in (0, -1, 7):
         with pytest.raises(AnnotationError, match=f"{count} images are to keep their full masks, but 6 of 6"):
-            partial.choose_strong(examples, count, 0)
+            partial.choose_strong(objects, count, 0)
+    assert partial.choose_strong([None, 3, None], 1, 0) == (1,), "nobody outlined the others"
+    overlooked = [0, 9, 1, 0, 7, 2]
+    assert {partial.choose_strong(overlooked, 2, seed) for seed in range(60)} == {(1, 4), (1, 5), (4, 5)}
+
+
+def test_whether_an_image_shows_marks_is_known_before_they_are_drawn():
+    marks = MarkSettings(missing=0.7)
+    made = [example(name, 3, marks) for name in "abcdefgh"]
+    shown = [partial.objects_shown(e.full, e.partial) for e in made]
+    assert set(shown) == {0, 3}
+    early = [partial.overlook(e.full, partial.image_seed(0, e.name), marks) for e in made]
+    assert [partial.objects_shown(e.full, m) for e, m in zip(made, early, strict=True)] == shown
 
 
 def test_weak_images_are_chosen_among_the_others():
-    examples = [example(str(i), 3) for i in range(8)]
-    assert partial.choose_weak(examples, (2, 5), 0, 0) == (0, 1, 3, 4, 6, 7)
-    few, more = (set(partial.choose_weak(examples, (2, 5), count, 4)) for count in (2, 4))
+    assert partial.choose_weak(8, (2, 5), 0, 0) == (0, 1, 3, 4, 6, 7)
+    few, more = (set(partial.choose_weak(8, (2, 5), count, 4)) for count in (2, 4))
     assert len(few) == 2 and len(more) == 4 and few < more and not more & {2, 5}
-    assert len({partial.choose_weak(examples, (2, 5), 2, seed) for seed in range(40)}) > 8  # of 15
+    assert len({partial.choose_weak(8, (2, 5), 2, seed) for seed in range(40)}) > 8  # of 15
     with pytest.raises(AnnotationError, match="7 images are to show their marks, but 6 of 8 training images are left"):
-        partial.choose_weak(examples, (2, 5), 7, 0)
+        partial.choose_weak(8, (2, 5), 7, 0)
 
 
 def test_what_careless_people_say():

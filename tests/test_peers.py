@@ -10,6 +10,7 @@ import pytest
 
 from rams_jax import config as settings
 from rams_jax import datasets, experiment
+from rams_jax.datasets.images import decoded
 from rams_jax.datasets.partial import CAREFUL, annotate, choose_strong
 from rams_jax.evaluate import score_instances
 from rams_jax.types import NO, UNKNOWN, YES, InstanceSettings
@@ -42,7 +43,7 @@ def config(monkeypatch):
     config.data.class_names = ("a", "b")
     config.data.strong = 2
     config.seed = 3
-    splits = datasets.Splits(tuple(example(f"{i}") for i in range(6)), (example("v"),), (example("t"),))
+    splits = datasets.Splits(*map(decoded, ([example(f"{i}") for i in range(6)], [example("v")], [example("t")])))
     monkeypatch.setattr(experiment, "load", lambda _: splits)
     return config
 
@@ -52,7 +53,7 @@ def test_the_outlined_images_are_those_of_our_runs_and_nothing_else_of_the_other
 
     task, validation, test = shared.load(config)
     splits = experiment.load(config)
-    strong = choose_strong(splits.train, 2, 3)
+    strong = choose_strong(splits.train.outlined_objects(), 2, 3)
     assert [shown.name for shown in task.outlined] == [splits.train[i].name for i in strong]
     assert {shown.name for shown in task.outlined + task.marked} == {e.name for e in splits.train}
     for shown in task.outlined:
@@ -70,7 +71,7 @@ def test_only_strokes_on_the_background_are_background(config, monkeypatch):
     import shared
 
     tasks = ("separation", "background")
-    splits = datasets.Splits(tuple(example(f"{i}", tasks) for i in range(3)), (), ())
+    splits = datasets.Splits(*map(decoded, ([example(f"{i}", tasks) for i in range(3)], [], [])))
     monkeypatch.setattr(experiment, "load", lambda _: splits)
     config.data.strong = 1
     config.data.auxiliary = tasks

@@ -53,7 +53,7 @@ def load(config: ConfigDict) -> tuple[Task, tuple[Example, ...], tuple[Example, 
       AnnotationError: the data set cannot be had or used.
     """
     splits = experiment.load(config)
-    strong = choose_strong(splits.train, config.data.strong, config.seed)
+    strong = choose_strong(splits.train.outlined_objects(), config.data.strong, config.seed)
     background = auxiliary.channels(tuple(config.data.auxiliary), "closes")
     task = Task(
         outlined=tuple(_outlined(splits.train[i]) for i in strong),

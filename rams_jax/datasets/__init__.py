@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rams_jax import processes
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets import folder, prepared
 from rams_jax.datasets.auxiliary import answer_all
 from rams_jax.datasets.findings import keep_warnings
+from rams_jax.datasets.images import Images, decoded
 from rams_jax.types import Example, MarkSettings
 
 _MOST_WARNINGS = 10  # that are told before training
@@ -21,9 +23,9 @@ _MOST_WARNINGS = 10  # that are told before training
 class Splits:
     """The images of a data set; no object is in two of the parts."""
 
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Images
+    validation: Images
+    test: Images
     warnings: tuple[str, ...] = ()  # sentences on what may spoil the training
 
 
@@ -38,6 +40,8 @@ def load(
     class_names: tuple[str, ...] = (),
 ) -> Splits:
     """Loads a data set, with marks drawn where nobody drew any.
+
+    One process decodes all images at once; each of several decodes and checks those that it asks for.
 
     All examples keep their full maps: which of them training may see is the caller's choice. The auxiliary strokes are
     those of a weak image (`auxiliary.answer_some`); `reveal` gives strong images theirs.
@@ -68,26 +72,31 @@ def load(
         case _:
             splits = Splits(*prepared.load(name, source, cache, seed, marks, tasks))
     parts = (splits.train, splits.validation, splits.test)
-    train, validation, test = (tuple(_select(example, channels) for example in part) for part in parts)
+    train, validation, test = (part.changed(lambda _, example: _select(example, channels)) for part in parts)
+    if not processes.several():
+        train, validation, test = (decoded(part) for part in (train, validation, test))
     return Splits(train, validation, test, splits.warnings)
 
 
-def reveal(examples: Sequence[Example], strong: Sequence[int], tasks: tuple[str, ...]) -> tuple[Example, ...]:
+def reveal(images: Images, strong: Sequence[int], tasks: tuple[str, ...]) -> Images:
     """Gives the strong images all the answers to the auxiliary tasks that follow from their full maps.
 
     Args:
-      examples: the training images.
-      strong: positions of the strong images in `examples`; they have full maps.
+      images: those of training.
+      strong: positions of the strong images in `images`; they have full maps.
     """
-    revealed = list(examples)
-    for i in strong:
-        example = examples[i]
+    chosen = set(strong)
+
+    def answered(position: int, example: Example) -> Example:
+        if position not in chosen:
+            return example
         if example.full is None:
             raise AnnotationError(f"{example.name}: chosen as a strong image, but it has no full mask.")
         marks = np.where(example.partial == example.full, example.partial, 0)
         answers = answer_all(example.full, marks, example.valid, tasks)
-        revealed[i] = dataclasses.replace(example, auxiliary=answers)
-    return tuple(revealed)
+        return dataclasses.replace(example, auxiliary=answers)
+
+    return images.changed(answered)
 
 
 def _select(example: Example, channels: tuple[int, ...]) -> Example:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 import numpy as np
 from tqdm import tqdm
 
+from rams_jax import processes
 from rams_jax.annotations import (
     AnnotationError,
     check_example,
@@ -33,10 +34,11 @@ from rams_jax.annotations import (
 from rams_jax.config import CLASS_NAMES
 from rams_jax.datasets import auxiliary
 from rams_jax.datasets.findings import Finding, Report, error, reported, stop, warning
+from rams_jax.datasets.images import Images
 from rams_jax.datasets.inspection import Pieces, inspect_map
 from rams_jax.datasets.layout import Entry, Folder, open_folder
 from rams_jax.datasets.overview import facts_of, inspect_all
-from rams_jax.datasets.partial import annotate
+from rams_jax.datasets.partial import annotate, image_seed, objects_shown, overlook
 from rams_jax.datasets.project import SPLITS
 from rams_jax.types import YES, Example, MarkSettings
 
@@ -63,8 +65,10 @@ def load(
     tasks: tuple[str, ...],
     class_names: tuple[str, ...] = (),
     report: Report = stop,
-) -> tuple[tuple[Example, ...], ...]:
-    """Reads a folder for training.
+) -> tuple[Images, Images, Images]:
+    """Opens a folder for training; one process reads all images at once, each of several those that it asks for.
+
+    What only all images together show is found by one process alone: `launch/check.py` always is one.
 
     Args:
       path: laid out as the head of this file says.
@@ -84,10 +88,10 @@ def load(
     if folder is None:
         raise AnnotationError(f"{path}: holds no images that can be used.")
     _check_class_names(folder, class_names)
-    parts: dict[str, list[Example]] = {split: [] for split in SPLITS}
-    for reading in read_images(folder, report):
+
+    def example(reading: Reading) -> Example:
         entry = reading.entry
-        example = annotate(
+        made = annotate(
             name=entry.name,
             image=normalise(reading.image),
             full=reading.full,
@@ -101,9 +105,34 @@ def load(
             strokes={task: strokes for task, strokes in reading.strokes.items() if task in tasks},
             complete=entry.complete or reading.partial is None,
         )
-        check_example(example, _number_of_classes(folder), careful=reading.partial is not None)
-        parts[entry.split].append(example)
-    return tuple(tuple(part) for part in parts.values())
+        check_example(made, _number_of_classes(folder), careful=reading.partial is not None)
+        return made
+
+    read: dict[str, Example] = (
+        {} if processes.several() else {r.entry.name: example(r) for r in read_images(folder, report)}
+    )
+
+    def decode(entry: Entry) -> Example:
+        if entry.name in read:
+            return read[entry.name]
+        reading, _ = _read(folder, entry, stop)
+        assert reading is not None  # `stop` has raised otherwise
+        return example(reading)
+
+    def objects(entry: Entry) -> int | None:
+        if entry.full is None:
+            return None
+        full = read_instances(entry.full)
+        if entry.partial is None:
+            return objects_shown(full, overlook(full, image_seed(seed, entry.name), marks))
+        return objects_shown(full, read_instances(entry.partial))
+
+    def images(split: str) -> Images:
+        entries = [entry for entry in folder.entries if entry.split == split]
+        return Images([entry.name for entry in entries], lambda i: decode(entries[i]), lambda i: objects(entries[i]))
+
+    train, validation, test = (images(split) for split in SPLITS)
+    return train, validation, test
 
 
 def read_images(folder: Folder, report: Report) -> Iterator[Reading]:

@@ -94,56 +94,65 @@ def overlook(partial: np.ndarray, seed: int, marks: MarkSettings) -> np.ndarray:
     return np.where(lost[partial], 0, partial)
 
 
-def choose_strong(examples: Sequence[Example], count: int, seed: int) -> tuple[int, ...]:
+def objects_shown(full: np.ndarray, partial: np.ndarray) -> int:
+    """How many objects an image shows, for `choose_strong`; without any mark it counts as empty.
+
+    Args:
+      full: integer[H, W].
+      partial: integer[H, W]; of marks still to be drawn, `overlook(full, ...)` tells as well if there will be any.
+    """
+    return len(np.setdiff1d(full, 0)) if partial.any() else 0
+
+
+def choose_strong(objects: Sequence[int | None], count: int, seed: int) -> tuple[int, ...]:
     """Chooses the images that keep their full maps: at random, first among those with many objects.
 
     Nobody outlines an image that shows nothing to mark, so the images with at least the median number of objects go
     first, those without any mark counted as empty, then the others that have a full map.
 
     Args:
-      examples: the training images.
+      objects: of each training image, as `objects_shown` says; None where it has no full map.
       count: how many, at least 1.
       seed: not negative.
 
     Returns:
-      Positions in `examples`, rising.
+      Positions in `objects`, rising.
 
     Raises:
       AnnotationError: fewer than `count` images have a full map, or `count` is below 1.
     """
-    maps = {i: e.full if e.partial.any() else e.partial for i, e in enumerate(examples) if e.full is not None}
-    outlined = list(maps)
+    outlined = [i for i, shown in enumerate(objects) if shown is not None]
     if not 1 <= count <= len(outlined):
         raise AnnotationError(
-            f"{count} images are to keep their full masks, but {len(outlined)} of {len(examples)} training images have "
+            f"{count} images are to keep their full masks, but {len(outlined)} of {len(objects)} training images have "
             "one; set data.strong to a number between 1 and that."
         )
-    objects = np.array([len(np.setdiff1d(full, 0)) for full in maps.values()])
+    shown = np.array([objects[i] for i in outlined])
     order = np.random.default_rng(seed).permutation(len(outlined))
-    order = order[np.argsort(objects[order] < np.median(objects), kind="stable")]
+    order = order[np.argsort(shown[order] < np.median(shown), kind="stable")]
     return tuple(sorted(outlined[i] for i in order[:count]))
 
 
-def choose_weak(examples: Sequence[Example], strong: Sequence[int], count: int, seed: int) -> tuple[int, ...]:
+def choose_weak(images: int, strong: Sequence[int], count: int, seed: int) -> tuple[int, ...]:
     """Chooses the images that show their marks, at random among those that are not strong; fewer are among more.
 
     Args:
-      examples: the training images.
+      images: how many train.
       strong: positions of the strong ones.
       count: how many; 0 for all.
       seed: not negative.
 
     Returns:
-      Positions in `examples`, rising.
+      Positions, rising.
 
     Raises:
       AnnotationError: there are fewer than `count`.
     """
-    order = np.random.default_rng([seed, 1]).permutation(len(examples)).tolist()
+    order = np.random.default_rng([seed, 1]).permutation(images).tolist()
     others = [i for i in order if i not in strong]
     if count > len(others):
         raise AnnotationError(
-            f"{count} images are to show their marks, but {len(others)} of {len(examples)} training images are left; "
+            f"{count} images are to show their marks, but {len(others)} of {images} training images are left; "
             "set data.weak to a number up to that, or to 0 for all."
         )
     return tuple(sorted(others[: count or None]))

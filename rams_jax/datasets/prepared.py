@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from absl import logging
 
 from rams_jax.annotations import AnnotationError, normalise
 from rams_jax.config import COPIED
-from rams_jax.datasets.partial import annotate
+from rams_jax.datasets.images import Images
+from rams_jax.datasets.partial import annotate, image_seed, objects_shown, overlook
 from rams_jax.types import Example, MarkSettings
 
 SPLITS = ("train", "validation", "test")
@@ -29,8 +30,8 @@ _FORMAT = "array_record"  # needs no TensorFlow
 
 def load(
     name: str, source: str, cache: pathlib.Path, seed: int, marks: MarkSettings, tasks: tuple[str, ...]
-) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
-    """The examples that train, validate and test, in the order of their names; prepares what is not prepared yet.
+) -> tuple[Images, Images, Images]:
+    """The images that train, validate and test, in the order of their names; prepares what is not prepared yet.
 
     Args:
       name: scratch_assay, histology, fluorescence, ultrasound or food_sem.
@@ -62,13 +63,13 @@ def load(
     try:
         parts = None
         with contextlib.suppress(Exception):  # nothing there yet, or in part: every layer has errors of its own
-            parts = _read(builder, cache)
+            parts = _read(tfds, builder, cache)
         if parts is None:
             _prepare(tfds, builder, cache)
-            parts = _read(builder, cache)
+            parts = _read(tfds, builder, cache)
     finally:
         logging.set_verbosity(verbosity)
-    train, validation, test = (tuple(_from_row(row, seed, marks, tasks) for row in rows) for rows in parts)
+    train, validation, test = (_images(*part, seed, marks, tasks) for part in parts)
     return train, validation, test
 
 
@@ -104,11 +105,27 @@ def _fingerprint(source: pathlib.Path) -> int:
     return zlib.crc32(repr(facts).encode())
 
 
-def _read(builder: Callable[..., Any], cache: pathlib.Path) -> list[list[dict[str, Any]]]:
-    """The rows of the three splits, in the order of their names: the files are shuffled."""
+# The names of a split in their order (the files are shuffled), and from a position to the row or to its full map.
+_Part = tuple[Sequence[str], Callable[[int], dict[str, Any]], Callable[[int], np.ndarray]]
+
+
+def _read(tfds: Any, builder: Callable[..., Any], cache: pathlib.Path) -> list[_Part]:
+    """The three splits; every record is read once here, and so found whole, but only its name is decoded."""
     prepared = builder(data_dir=cache)
-    sources = [prepared.as_data_source(split=split) for split in SPLITS]
-    return [sorted(source, key=lambda row: row["name"]) for source in sources]
+    # Decoders of a row are for TensorFlow only, but a dictionary of one feature reads that one from the record.
+    alone = {name: tfds.features.FeaturesDict({name: prepared.info.features[name]}) for name in ("name", "full")}
+
+    def part(split: str) -> _Part:
+        rows = prepared.as_data_source(split=split)
+
+        def decode(record: int, feature: str) -> Any:
+            return alone[feature].deserialize_example_np(rows.data_source[record])[feature]
+
+        found = [decode(i, "name").decode() for i in range(len(rows))]
+        order = sorted(range(len(found)), key=lambda i: found[i])
+        return [found[i] for i in order], lambda i: rows[order[i]], lambda i: decode(order[i], "full")
+
+    return [part(split) for split in SPLITS]
 
 
 def _prepare(tfds: Any, builder: Callable[..., Any], cache: pathlib.Path) -> None:
@@ -126,6 +143,21 @@ def _prepare(tfds: Any, builder: Callable[..., Any], cache: pathlib.Path) -> Non
         except OSError:
             if not final.is_dir():  # otherwise another process was first
                 raise
+
+
+def _images(
+    names: Sequence[str],
+    row: Callable[[int], dict[str, Any]],
+    full: Callable[[int], np.ndarray],
+    seed: int,
+    marks: MarkSettings,
+    tasks: tuple[str, ...],
+) -> Images:
+    def objects(position: int) -> int:
+        found = full(position)
+        return objects_shown(found, overlook(found, image_seed(seed, names[position]), marks))
+
+    return Images(names, lambda i: _from_row(row(i), seed, marks, tasks), objects)
 
 
 def _from_row(row: dict[str, Any], seed: int, marks: MarkSettings, tasks: tuple[str, ...]) -> Example:
