@@ -6,9 +6,9 @@ the documentation has for regions without labels, and of PyTorch's cross-entropy
 Receives: the outlined images, and the marks of the others (with strokes on the background where there are any); all
 other pixels are ignored by the loss. No weights from elsewhere: random initialisation.
 Changed: softmax over background and classes and cross-entropy beside Dice, which is of the batch as a whole, for a crop
-of marks has no background; half of the crops of a step come from
-outlined images, as with our rules, for marks alone say nothing of the background; flips, contrast and noise beside the
-tutorial's quarter turns; a cosine schedule. Probabilities become objects as `shared.divide` says.
+of marks has no background; half of the crops of a step come from outlined images, as with our rules, for marks alone
+say nothing of the background; flips, contrast and noise beside the tutorial's quarter turns; a cosine schedule.
+Probabilities become objects as `shared.divide` says.
 Its own score: `monai.metrics.DiceMetric`, mean over images and classes of objects, of the likeliest class.
 """
 
