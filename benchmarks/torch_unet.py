@@ -31,7 +31,15 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel - self.kernel.mean((1, 2, 3), keepdim=True) if self.centred else self.kernel
         kernel = kernel * (self.gain / torch.sqrt((kernel**2).sum((1, 2, 3)) + 1e-6))[:, None, None, None]
-        return F.conv2d(x, kernel.to(x.dtype), self.bias.to(x.dtype), padding=1)
+        kernel = kernel.to(x.dtype, memory_format=torch.channels_last)
+        return F.conv2d(x, kernel, self.bias.to(x.dtype), padding=1)
+
+
+class Mix(nn.Linear):
+    """1 x 1 convolution as a product of matrices, which is faster with few channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.to(x.dtype), self.bias.to(x.dtype)).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -42,7 +50,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
         for layer in self.layers:
-            x = GAIN * F.leaky_relu(layer(x), 0.01) * inside
+            x = F.leaky_relu(layer(x), 0.01) * (GAIN * inside)
         return x
 
 
@@ -64,11 +72,11 @@ class UNet(nn.Module):
             shared = level >= s.own_levels
             for task in ["shared"] if shared else self.tasks:
                 if shared or level < s.own_levels - 1:
-                    parts[f"up{level}_{task}"] = nn.Conv2d(widths[level + 1], widths[level], 1)
+                    parts[f"up{level}_{task}"] = Mix(widths[level + 1], widths[level])
                 parts[f"decoder{level}_{task}"] = Block(2 * widths[level], widths[level], 2 if shared else 1)
         top = s.own_levels - 1
-        parts[f"up{top}_shared"] = nn.Conv2d(widths[top + 1], widths[top], 1)
-        parts |= {f"{task}_logits": nn.Conv2d(s.width, outputs, 1) for task, outputs in self.tasks.items()}
+        parts[f"up{top}_shared"] = Mix(widths[top + 1], widths[top])
+        parts |= {f"{task}_logits": Mix(s.width, outputs) for task, outputs in self.tasks.items()}
         self.parts = nn.ModuleDict(parts)
 
     def load(self, params: Any) -> None:
@@ -83,7 +91,7 @@ class UNet(nn.Module):
                         layer.bias.copy_(torch.tensor(theirs[f"Convolution_{i}"]["bias"]))
                 else:
                     dense = theirs.get("Dense_0", theirs)
-                    part.weight.copy_(torch.tensor(dense["kernel"]).T[:, :, None, None])
+                    part.weight.copy_(torch.tensor(dense["kernel"]).T)
                     part.bias.copy_(torch.tensor(dense["bias"]))
 
     def gradients(self) -> dict[str, Any]:
@@ -100,7 +108,7 @@ class UNet(nn.Module):
                     for i, layer in enumerate(part.layers)
                 }
             else:
-                dense = {"kernel": part.weight.grad[:, :, 0, 0].T.numpy(), "bias": part.bias.grad.numpy()}
+                dense = {"kernel": part.weight.grad.T.numpy(), "bias": part.bias.grad.numpy()}
                 tree[name] = {"Dense_0": dense} if name.startswith("up") else dense
         return {"params": tree}
 
@@ -117,9 +125,8 @@ class UNet(nn.Module):
             x = F.max_pool2d(x, 2) if level < self.depth - 1 else x
 
         def up(x: Tensor, level: int, task: str) -> Tensor:
-            layer = self.parts[f"up{level}_{task}"]
-            x = F.conv2d(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
-            return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest") * masks[level], skips[level]], 1)
+            x = F.interpolate(self.parts[f"up{level}_{task}"](x), scale_factor=2, mode="nearest")
+            return torch.cat([x * masks[level], skips[level]], 1)
 
         for level in range(self.depth - 2, self.own - 1, -1):
             x = self.parts[f"decoder{level}_shared"](up(x, level, "shared"), masks[level])

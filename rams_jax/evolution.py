@@ -68,7 +68,7 @@ class Field:
         self.classes = note.classes
         means = instance_means(_of_class(q, note.classes[note.current]), note.current, note.classes.shape[0])
         self.log_mean = jnp.log(jnp.maximum(means, _SMALLEST))
-        self.log_divisor = jnp.zeros_like(means)
+        self.log_divisor: Array | None = None
 
     def divided(self, divisors: Array) -> Field:
         """The same with scores divided by `divisors[j]`, float32[J + 1]."""
@@ -82,35 +82,32 @@ class Field:
         other.open = self.seams
         return other
 
-    def score(self, classes: Array, log_mean: Array, log_divisor: Array) -> tuple[Array, Array]:
+    def score(self, classes: Array, log_mean: Array, log_divisor: Array | float = 0.0) -> tuple[Array, Array]:
         """`(log g, log q - log m)` of each pixel as a member of an instance with these constants."""
         ratio = _of_class(self.log_q, classes) - log_mean
         log_g = (1 - self.alpha) * _of_class(self.log_p, classes) + self.alpha * jnp.minimum(0.0, ratio)
         return log_g - log_divisor, ratio
 
-    def owners(self, labels: Array) -> tuple[Array, Array, Array]:
-        """Class, log m and log divisor of the object that each pixel of int[H, W] belongs to."""
-        return self.classes[labels], self.log_mean[labels], self.log_divisor[labels]
+    def owners(self, labels: Array) -> tuple[Array, ...]:
+        """Class, log m and, if scores are divided, log divisor of the object that each pixel of int[H, W] belongs to."""
+        constants = (self.classes, self.log_mean, self.log_divisor)
+        return tuple(constant[labels] for constant in constants if constant is not None)
 
     def of_owners(self, labels: Array) -> Array:
         """log g of each pixel as a member of the object that int[H, W] says."""
         return self.score(*self.owners(labels))[0]
 
 
-def _spread(field: Field, log_tau: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-    """One 4-neighbour step of all regions at once; `state` is the label of each pixel's owner and its constants."""
-    labels = state[0]
-    best = jnp.full(labels.shape, -jnp.inf)
-    won = (jnp.zeros_like(labels), *state[1:])
-    for neighbour in zip(*(_neighbours(x) for x in state), strict=True):
-        label, klass = neighbour[:2]
-        log_g, ratio = field.score(*neighbour[1:])
-        may = (label > 0) & (log_g >= _of_class(log_tau[None, None, :], klass))
-        better = may & ((ratio > best) | ((ratio == best) & (label < won[0])))
-        best = jnp.where(better, ratio, best)
-        won = tuple(jnp.where(better, new, old) for new, old in zip(neighbour, won, strict=True))
-    joins = (labels == 0) & field.open & (won[0] > 0)
-    return tuple(jnp.where(joins, new, old) for new, old in zip(won, state, strict=True))
+def _spread(field: Field, log_tau: Array, labels: Array) -> Array:
+    """One 4-neighbour step of all regions at once."""
+    best, won = jnp.full(labels.shape, -jnp.inf), jnp.zeros_like(labels)
+    # Looked up at each step: to carry an owner's constants along takes longer.
+    for label, *constants in zip(*map(_neighbours, (labels, *field.owners(labels))), strict=True):
+        log_g, ratio = field.score(*constants)
+        may = (label > 0) & (log_g >= _of_class(log_tau[None, None, :], constants[0]))
+        better = may & ((ratio > best) | ((ratio == best) & (label < won)))
+        best, won = jnp.where(better, ratio, best), jnp.where(better, label, won)
+    return jnp.where((labels == 0) & field.open & (won > 0), won, labels)
 
 
 def grow(field: Field, labels: Array, tau: Array, steps: int | None) -> Array:
@@ -128,17 +125,15 @@ def grow(field: Field, labels: Array, tau: Array, steps: int | None) -> Array:
     Returns:
       int32[H, W].
     """
-    log_tau = jnp.log(tau)
-    state: tuple[Array, ...] = (labels, *field.owners(labels))
-    step = functools.partial(_spread, field, log_tau)
+    step = functools.partial(_spread, field, jnp.log(tau))
     if steps is not None:
-        return jax.lax.fori_loop(0, steps, lambda _, x: step(x), state)[0]
+        return jax.lax.fori_loop(0, steps, lambda _, x: step(x), labels)
 
-    def moved(carry: tuple[tuple[Array, ...], Array]) -> tuple[tuple[Array, ...], Array]:
+    def moved(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         new = step(carry[0])
-        return new, jnp.any(new[0] != carry[0][0])
+        return new, jnp.any(new != carry[0])
 
-    return jax.lax.while_loop(lambda carry: carry[1], moved, (state, jnp.bool_(True)))[0][0]
+    return jax.lax.while_loop(lambda carry: carry[1], moved, (labels, jnp.bool_(True)))[0]
 
 
 def heal(field: Field, current: Array, partial: Array, tau: Array) -> Array:

@@ -7,6 +7,7 @@ per step: gradients, metrics and the tallies that set the coverage threshold.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +140,14 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         average=jax.tree.map(take, masks.average),
     )
     opinion = predictions(forward(program.model, state.ema, take(blocks.image), note.inside))
-    update = jax.vmap(program.rule.update, in_axes=(0, 0, None, None))(opinion, note, level, program.evolution)
+    rule = functools.partial(program.rule.update, level=level, settings=program.evolution)
+    # One image after the other is kinder to a processor's caches, and none waits for the slowest of them.
+    update = jax.lax.platform_dependent(
+        opinion,
+        note,
+        cpu=lambda *images: jax.lax.map(lambda image: rule(*image), images),
+        default=jax.vmap(rule),
+    )
     count = take(masks.updates) + 1
     joined = (update.current > 0) & (update.current != note.partial)
     stayed = joined & (update.current == note.current)

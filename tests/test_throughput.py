@@ -16,6 +16,11 @@ from rams_jax.train_step import batch_loss, step_crops
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 
 
+def one_batch(data, program):
+    crops = jax.jit(lambda data: step_crops(data, jnp.int32(0), jax.random.key(3), jnp.arange(1), program)[0])
+    return jax.tree.map(lambda x: x[0], crops(data))
+
+
 @pytest.mark.parametrize(("depth", "own"), [(2, 1), (3, 2)])
 def test_same_logits_loss_and_gradients(depth, own):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install -e '.[bench]'")
@@ -25,13 +30,12 @@ def test_same_logits_loss_and_gradients(depth, own):
     program, state, _, _ = synthetic.experiment(examples, "multitask")
     settings = dataclasses.replace(program.model.settings, depth=depth, own_levels=own, mean=(0.3,), std=(0.7,))
     program = dataclasses.replace(program, model=MultiTaskUNet(settings, 1, 2))
-    batches = step_crops(state.data, jnp.int32(0), jax.random.key(3), jnp.arange(1), program)[0]
-    batch = jax.tree.map(lambda x: x[0], batches)
-    params = program.model.init(jax.random.key(1), batch.image, batch.inside)
+    batch = one_batch(state.data, program)
+    params = jax.jit(program.model.init)(jax.random.key(1), batch.image, batch.inside)
     rng = np.random.default_rng(0)  # last layers that say something, gains and biases that differ
     params = jax.tree.map(lambda x: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32), params)
-    logits = program.model.apply(params, batch.image, batch.inside)
-    value, gradient = jax.value_and_grad(lambda x: batch_loss(x, batch, 0.0, 0.0, program)[0])(params)
+    logits = jax.jit(program.model.apply)(params, batch.image, batch.inside)
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: batch_loss(x, batch, 0.0, 0.0, program)[0]))(params)
 
     trainer = torch_unet.Trainer(program, state.data, params, compiled=False)
     tensors = {f.name: torch.tensor(np.asarray(getattr(batch, f.name))) for f in dataclasses.fields(batch)}
@@ -40,14 +44,21 @@ def test_same_logits_loss_and_gradients(depth, own):
     with torch.no_grad():
         theirs = trainer.net(tensors["image"], tensors["inside"])
     for a, b in zip(logits, theirs, strict=True):
-        assert np.std(a) > 0.03
+        assert np.std(a) > 0.01
         np.testing.assert_allclose(a, b.permute(0, 2, 3, 1).numpy(), atol=2e-5)
     np.testing.assert_allclose(trainer.gradient(tensors), value, rtol=1e-5)
+<<<<<<< HEAD
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-7),
         gradient,
         trainer.net.gradients(),
     )
+=======
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(trainer.net.gradients()), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max() + 1e-7, err_msg=jax.tree_util.keystr(path))
+>>>>>>> 022625d (Evolution looks up what its objects ask for instead of carrying it along, image by image on a CPU; freed memory is kept)
 
 
 def test_crops_are_drawn_from_the_same_places():
@@ -60,9 +71,9 @@ def test_crops_are_drawn_from_the_same_places():
     still |= {"brightness": (0.0,), "contrast": 1.0, "noise": (0.0,), "blur": 1e-6}
     program = dataclasses.replace(program, augment=dataclasses.replace(program.augment, **still))
     partial = np.zeros_like(state.data.partial)
-    partial[:, 9, 30] = 1
+    partial[:, 9, 36] = 1  # the crop reaches beyond the right edge
     data = dataclasses.replace(state.data, full=np.zeros_like(state.data.full), partial=partial)
-    ours = jax.tree.map(lambda x: x[0], step_crops(data, jnp.int32(0), jax.random.key(0), jnp.arange(1), program)[0])
+    ours = one_batch(data, program)
     theirs = torch_unet.Trainer(program, data, state.params, compiled=False)
     found = torch_unet.crops(theirs.data, torch.tensor(np.asarray(ours.slot)).long(), program.augment)
     np.testing.assert_allclose(found["image"].permute(0, 2, 3, 1), ours.image, atol=1e-5)
