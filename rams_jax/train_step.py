@@ -7,7 +7,6 @@ per step: gradients, metrics and the tallies that set the coverage threshold.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,9 @@ from rams_jax.types import (
     Level,
     LossSettings,
     MaskState,
+    Predictions,
     TrainState,
+    Update,
     View,
 )
 
@@ -140,7 +141,11 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         average=jax.tree.map(take, masks.average),
     )
     opinion = predictions(forward(program.model, state.ema, take(blocks.image), note.inside))
-    rule = functools.partial(program.rule.update, level=level, settings=program.evolution)
+    change = program.rule.update
+
+    def rule(opinion: Predictions, note: Annotation) -> Update:
+        return change(opinion, note, level, program.evolution)
+
     # One image after the other is kinder to a processor's caches, and none waits for the slowest of them.
     update = jax.lax.platform_dependent(
         opinion,

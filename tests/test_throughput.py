@@ -47,18 +47,10 @@ def test_same_logits_loss_and_gradients(depth, own):
         assert np.std(a) > 0.01
         np.testing.assert_allclose(a, b.permute(0, 2, 3, 1).numpy(), atol=2e-5)
     np.testing.assert_allclose(trainer.gradient(tensors), value, rtol=1e-5)
-<<<<<<< HEAD
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-7),
-        gradient,
-        trainer.net.gradients(),
-    )
-=======
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(trainer.net.gradients()), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max() + 1e-7, err_msg=jax.tree_util.keystr(path))
->>>>>>> 022625d (Evolution looks up what its objects ask for instead of carrying it along, image by image on a CPU; freed memory is kept)
 
 
 def test_crops_are_drawn_from_the_same_places():
