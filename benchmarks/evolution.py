@@ -3,13 +3,13 @@
   python benchmarks/evolution.py                  1,000 images of 256 x 256, first of them in the loop too
   python benchmarks/evolution.py --threads 1      on one core
 
-Both start from the same probabilities, marks and masks, and let pixels join under the same threshold of the same score, with m
-the mean of q over each object's mask. The loop does with scikit-image and SciPy what a person would write first: the territory
-by a watershed of the score from the marks, the parts of the masks that are still admissible and connected to their mark by
-reconstruction, growth by `reach` steps by a watershed inside the dilated mask, and the histogram of scores. What differs: where
-two objects meet, the watershed's order decides instead of steps and q / m, so pixels at contacts go to the other; the loop
-leaves out seams, sizes that marks foretell and brakes, which we do. `agreement` is the share of the pixels in masks of
-either that have the same id in both, without these parts.
+Both start from the same probabilities, marks and masks, and let pixels join under the same threshold of the same score,
+with m the mean of q over each object's mask. The loop does with scikit-image and SciPy what a person would write first:
+the territory by a watershed of the score from the marks, the parts of the masks that are still admissible and connected
+to their mark by reconstruction, growth by `reach` steps by a watershed inside the dilated mask, and the histogram of
+scores. What differs: where two objects meet, the watershed's order decides instead of steps and q / m, so pixels at
+contacts go to the other; the loop leaves out seams, sizes that marks foretell and brakes, which we do. `agreement` is
+the share of the pixels in masks of either that have the same id in both, without these parts.
 """
 
 import argparse

@@ -3,11 +3,11 @@
   python benchmarks/throughput.py                                  configs/microscopy.py on all cores
   python benchmarks/throughput.py --config food_sem --threads 1    another one, on one core
 
-Both sides have the same network with the same first parameters, losses, crops, augmentation, precision and optimiser (label
-rule `multitask`, which is `rams` without evolution); tests/test_throughput.py compares their gradients. Each round times every
-part of both, one after the other, for a moment; printed are medians over the rounds, and the median of the ratios within a
-round with its quartiles, so that other work on the machine harms little; on one core the time is the processor's, not the
-clock's, and harms even less. Needs `pip install -e '.[bench]'`.
+Both sides have the same network with the same first parameters, losses, crops, augmentation, precision and optimiser
+(label rule `multitask`, which is `rams` without evolution); tests/test_throughput.py compares their gradients. Each
+round times every part of both, one after the other, for a moment; printed are medians over the rounds, and the median
+of the ratios within a round with its quartiles, so that other work on the machine harms little; on one core the time is
+the processor's, not the clock's, and harms even less. Needs `pip install -e '.[bench]'`.
 """
 
 import argparse

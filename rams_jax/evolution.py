@@ -89,7 +89,7 @@ class Field:
         return log_g - log_divisor, ratio
 
     def owners(self, labels: Array) -> tuple[Array, ...]:
-        """Class, log m and, if scores are divided, log divisor of the object that each pixel of int[H, W] belongs to."""
+        """Class, log m and, if scores are divided, log divisor of the object that each pixel of int[H, W] is in."""
         constants = (self.classes, self.log_mean, self.log_divisor)
         return tuple(constant[labels] for constant in constants if constant is not None)
 

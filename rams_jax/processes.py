@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 LOST = 3  # exit status
-_LOST_AFTER = 20  # seconds without a sign of life after which a process counts as lost
+_LOST_AFTER = 40  # seconds without a sign of life after which a process counts as lost
 
 
 class ProcessError(RuntimeError):

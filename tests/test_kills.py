@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import sys
 
 import synthetic
 
@@ -10,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def load(name, path):
     spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -18,9 +19,9 @@ def load(name, path):
 def test_killed_three_times_and_the_same_in_the_end(tmp_path):
     from rams_jax import train
 
-    kills = load("kills", ROOT / "benchmarks" / "kills.py")
+    kills = load("benchmarks_kills", ROOT / "benchmarks" / "kills.py")
     folder, workdir, whole = synthetic.write_folder(tmp_path / "data"), tmp_path / "run", tmp_path / "whole"
-    config = load("microscopy", ROOT / "configs" / "microscopy.py").get_config()
+    config = load("configs_microscopy", ROOT / "configs" / "microscopy.py").get_config()
     with config.unlocked():
         config.update_from_flattened_dict(kills.SETTINGS | {"data.source": str(folder)})
     train.train(config, whole)
@@ -34,7 +35,7 @@ def test_killed_three_times_and_the_same_in_the_end(tmp_path):
 
 
 def test_what_a_cluster_sends_is_answered_soon(tmp_path):
-    kills = load("kills", ROOT / "benchmarks" / "kills.py")
+    kills = load("benchmarks_kills", ROOT / "benchmarks" / "kills.py")
     folder, workdir = synthetic.write_folder(tmp_path / "data"), tmp_path / "run"
     seconds, code = kills.stop(folder, workdir)
     assert code == 130 and seconds < 30

@@ -81,6 +81,10 @@ def wait_for_row(workdir, step, processes):
         time.sleep(0.01)
 
 
+def told(outcomes):
+    return "\n\n".join(complaint[-3000:] for *_, complaint in outcomes)
+
+
 def ends(process, seconds):
     said, complaint = process.communicate(timeout=seconds)
     return process.returncode, said, complaint
@@ -98,7 +102,7 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
     wait_for_row(workdir, 10, pair)
     pair[1].send_signal(signal.SIGTERM)
     outcomes = [ends(process, 60) for process in pair]
-    assert [code for code, *_ in outcomes] == [130, 130], outcomes
+    assert [code for code, *_ in outcomes] == [130, 130], told(outcomes)
     assert all("Stopped and saved at step" in complaint for *_, complaint in outcomes)
     assert ["on 2 x cpu, from step 0" in said for _, said, _ in outcomes] == [True, False]
     stopped = last_row(workdir)
@@ -123,7 +127,7 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
     assert f"from step 0 to {STEPS}" not in (said := capsys.readouterr().out) and "on 4 x cpu, from step" in said
     assert_same_run(single, whole)
     outcomes = [ends(process, 600) for process in pair]
-    assert [code for code, *_ in outcomes] == [0, 0], outcomes
+    assert [code for code, *_ in outcomes] == [0, 0], told(outcomes)
     assert ["rams on folder, seed 0: test dice" in said for _, said, _ in outcomes] == [True, False]
     assert f"from step 0 to {STEPS}" not in outcomes[0][1] and (workdir / "report.html").exists()
     assert_same_run(workdir, whole)

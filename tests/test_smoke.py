@@ -72,8 +72,9 @@ def test_masks_grow_and_do_not_overshoot(summary):
 
 def test_summary(summary):
     assert set(summary) == {
-        "method", "data", "seed", "strong", "weak", "steps", "instances", "test", "masks", "circumference", "seconds",
-        "steps_per_second", "evolution_share", "warnings", "peak_memory_mib", "device", "commit", "versions",
+        "method", "data", "seed", "strong", "weak", "outlines", "marks", "steps", "instances", "test", "masks",
+        "circumference", "seconds", "steps_per_second", "evolution_share", "warnings", "peak_memory_mib", "device",
+        "commit", "versions",
     }  # fmt: skip
     assert (summary["method"], summary["data"], summary["seed"]) == ("rams", "scratch_assay", 0)
     assert (summary["strong"], summary["weak"]) == (1, WEAK)

@@ -27,6 +27,7 @@ def test_on_a_full_disk_the_old_file_stays(tmp_path):
     assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's, about what it gave up
 def test_a_checkpoint_for_which_there_is_no_room_leaves_the_one_before(tmp_path):
     manager = checkpoint.open_checkpoints(tmp_path)
     checkpoint.save(manager, 1, make_tree(1))

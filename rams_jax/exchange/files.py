@@ -123,7 +123,7 @@ def _opened_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     except AnnotationError:
         raise
     except Exception as error:  # each way to pack has its own, and zipfile checks no lengths
-        raise AnnotationError(f"{path}: cannot be read as a zip ({error}); save it again.") from None
+        raise AnnotationError(f"{path}: cannot be read as a zip ({str(error)[:100]!a}); save it again.") from None
 
 
 def _members(path: pathlib.Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
