@@ -6,8 +6,8 @@
 Both sides have the same network with the same first parameters, losses, crops, augmentation, precision and optimiser
 (label rule `multitask`, which is `rams` without evolution); tests/test_throughput.py compares their gradients. Each
 round times every part of both, one after the other, for a moment; printed are medians over the rounds, and the median
-of the ratios within a round with its quartiles, so that other work on the machine harms little; on one core the time is
-the processor's, not the clock's, and harms even less. Needs `pip install -e '.[bench]'`.
+of the ratios within a round with its quartiles, so that other work on the machine harms little; on one core the time
+is the processor's, not the clock's, and harms even less. Needs `pip install -e '.[bench]'`.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--first", choices=("ours", "compiled"), help="only time one side's start and exit")
     arguments = parser.parse_args()
     # Before the libraries make their threads.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     commandline.keep_memory()  # as launch/main.py does; it helps both sides
     if arguments.first:

@@ -1,8 +1,8 @@
 """The network, losses, crops and optimiser of rams_jax in PyTorch, for benchmarks/throughput.py only.
 
-Written as PyTorch is used best on a CPU and a GPU: channels_last, fused AdamW, everything inside `torch.compile`. Crops
-are drawn from the data set in memory as `rams_jax.augment` does: the same maps, read in the same places, by other
-random numbers.
+Written as PyTorch is used best: channels_last, fused AdamW, the parts of a step inside `torch.compile` unless asked
+otherwise. Crops are drawn from the data set in memory as `rams_jax.augment` does: the same maps, read in the same
+places, by other random numbers.
 """
 
 from __future__ import annotations
