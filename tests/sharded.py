@@ -74,9 +74,10 @@ def main(out, numbers, port="", processes="1", process="0"):
     flags = ("xla_force_host_platform_device_count", here), ("xla_backend_optimization_level", 0)
     os.environ["XLA_FLAGS"] = " ".join(f"--{name}={value}" for name, value in flags)
     if port:
-        from rams_jax.processes import join
+        import rams_jax.processes
 
-        join(f"127.0.0.1:{port}", int(processes), int(process))
+        rams_jax.processes._LOST_AFTER = 600  # on a busy machine a process may be silent for long
+        rams_jax.processes.join(f"127.0.0.1:{port}", int(processes), int(process))
     load(pathlib.Path(out))
     for devices in numbers:
         run(devices, pathlib.Path(out))
