@@ -39,7 +39,6 @@ def main(argv: list[str]) -> None:
         commandline.fail(error)
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config.method, config.seed)
 
-    commandline.keep_memory()
     commandline.keep_compiled()
     # Not before, so that a mistyped setting is answered at once.
     from rams_jax import processes
