@@ -51,7 +51,7 @@ def main() -> None:
     # Before the libraries make their threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    commandline.keep_memory()  # as launch/main.py does; it helps both sides
+    commandline.keep_memory()  # it helps both sides
     if arguments.first:
         print(json.dumps(start(arguments)))
         return
