@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename, config.method, config.seed)
 
     commandline.keep_compiled()
+    commandline.keep_memory()
     # Not before, so that a mistyped setting is answered at once.
     from rams_jax import processes
 

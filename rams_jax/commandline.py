@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from absl import flags
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt, in glibc's malloc.h
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
@@ -50,12 +50,12 @@ def keep_memory() -> None:
     """Lets the process keep the memory that it frees, so that a step need not ask the system for it again.
 
     A step on the CPU takes its space anew each time, and the C library gives large pieces back at once: to have the
-    pages cleared again took a fifth of a step. Does something where there is glibc, and no more than its own variables
-    MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_ and MALLOC_ARENA_MAX do.
+    pages cleared again took a sixth of a step. Does something where there is glibc, and no more than its own variables
+    MALLOC_MMAP_MAX_ and MALLOC_TRIM_THRESHOLD_ do.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1)):
+        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
             mallopt(option, value)
 
 
