@@ -195,7 +195,7 @@ def grown_seeds(predictions: Predictions, note: Annotation, level: Level, settin
     """
     alone = dataclasses.replace(settings, alpha=0.0, closing=(), seams=())  # p decides, and nothing else
     p = predictions.segmentation
-    regions = evolution.grow(evolution.Field(predictions, note, alone), note.partial, jnp.full(p.shape[-1], SEED), None)
+    regions = evolution.flood(evolution.Field(predictions, note, alone), note.partial, jnp.full(p.shape[-1], SEED))
     labels = jnp.where(regions > 0, regions, jnp.where(1 - p.sum(-1) >= BACKGROUND, 0, -1))
     return _labelled(labels, predictions, note, level, settings)
 
