@@ -81,6 +81,7 @@ def default() -> ConfigDict:
     config.train.evaluate_every = 100  # steps between two scores on the validation images
     config.train.checkpoint_every = 350  # steps between two checkpoints
     config.train.tune_instances = True  # choose threshold and markers on the validation images at the end
+    config.train.window = 0  # marked images of a shard on the devices at a time; 0 = all, or as many as they can hold
     config.train.shards = 0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
 
     config.loss = ConfigDict()
@@ -268,6 +269,7 @@ _RULES: dict[str, Rule] = {
     "train.evaluate_every": _integer(1),
     "train.checkpoint_every": _integer(1),
     "train.tune_instances": _SWITCH,
+    "train.window": _integer(0),
     "train.shards": _integer(0),
     "loss.approximation": _NOT_NEGATIVE,
     "loss.auxiliary": _NOT_NEGATIVE,

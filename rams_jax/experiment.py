@@ -31,6 +31,7 @@ from rams_jax.types import (
     ModelSettings,
     TrainState,
 )
+from rams_jax.window import Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +42,19 @@ class Run:
     program: Program
     splits: datasets.Splits
     strong: tuple[int, ...]  # positions in splits.train
-    slots: np.ndarray  # int[slots]: position in splits.train of the image in each slot of the state, -1 if empty
-    own: np.ndarray  # int[own slots]: those that lie on the devices of this process
+    slots: np.ndarray  # int[slots]: position in splits.train of the image in each slot, -1 if empty
+    own: np.ndarray  # int[own slots]: those of this process
+    window: Window  # which of these are on the devices
     instances: InstanceSettings
 
     def weak(self) -> list[tuple[int, int]]:
         """Slot and position in splits.train of each weak image."""
         chosen = set(self.strong)
         return [(slot, i) for slot, i in enumerate(self.slots.tolist()) if i >= 0 and i not in chosen]
+
+    def shown(self) -> np.ndarray:
+        """int[slots on the devices]: position in splits.train of the image in each now, -1 if empty."""
+        return self.slots[self.window.rows()] if self.window.moves else self.slots
 
     def own_weak(self) -> list[tuple[int, Example]]:
         """The weak images of this process, each with its place in `own`."""
@@ -117,7 +123,8 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     data, slots = loading.load(
         train_images, strong, plan.model.classes, shards, multiple_of, rule.unmarked, rule.memory, own
     )
-    state = init_state(stream(config.seed, "parameters"), plan, data)
+    window = Window(data, mesh, config.train.window, config.evolution.images_per_step)
+    state = init_state(stream(config.seed, "parameters"), plan, window.shown())
     state = sharding.place(state, sharding.state_specs(state), mesh)
     step = sharding.compile_step(plan, state, mesh, shards)
     instances = InstanceSettings(
@@ -125,7 +132,7 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         dividing=auxiliary.channels(tasks, "divides"),
         beginning=auxiliary.channels(tasks, "begins"),
     )
-    run = Run(config, plan, splits, strong, slots, sharding.own_blocks(mesh, len(slots)), instances)
+    run = Run(config, plan, splits, strong, slots, sharding.own_blocks(mesh, len(slots)), window, instances)
     return run, state, step
 
 

@@ -49,8 +49,9 @@ def check(
     shards = state.data.strong_slots.shape[0]
     sample = jax.jit(lambda data, key: step_crops(data, jnp.int32(number - 1), key, jnp.arange(shards), run.program)[0])
     batch = processes.whole(sample(state.data, key))
-    slots = batch.slot + np.arange(shards)[:, None] * (len(run.slots) // shards)
-    names = [run.splits.train.names[run.slots[slot]] for slot in slots.reshape(-1)]
+    shown = run.shown()
+    slots = batch.slot + np.arange(shards)[:, None] * (len(shown) // shards)
+    names = [run.splits.train.names[position] for position in shown[slots.reshape(-1)]]
     file = path / FOLDER / f"step{number}.npz"
     if processes.first():
         file.parent.mkdir(exist_ok=True)

@@ -43,7 +43,7 @@ def _opinions(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple
 
 def validation_scores(run: Run, state: TrainState) -> dict[str, float]:
     """Scores on the validation images (`val_...`) and of the grown masks (`masks_...`); {} but on the first process."""
-    masks = evaluate_masks(run, processes.local(state.data.masks.current))
+    masks = evaluate_masks(run, processes.local(run.window.masks(state).current))
     if not processes.first():
         return {}
     scores = {f"val_{k}": v for k, v in evaluate(run, state, run.splits.validation)[0].items()}
@@ -87,9 +87,9 @@ def finish(
     """
     config, splits = run.config, run.splits
     evolution_share = round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None
-    masks = evaluate_masks(run, processes.local(state.data.masks.current))
+    masks = evaluate_masks(run, processes.local(run.window.masks(state).current))
     evolved = _write_grown(run, state, path / "evolved") if grows(run) else []  # also where the truth is unknown
-    held = processes.whole(state.data.masks.held)
+    held = processes.whole(run.window.masks(state).held)
     shown = _shown(run)
     if not processes.first():
         return {}
@@ -145,7 +145,8 @@ def _write_grown(run: Run, state: TrainState, folder: pathlib.Path) -> list[tupl
     Returns:
       On the first process the images to show, with their masks and ages.
     """
-    current, age = processes.local(state.data.masks.current), processes.local(state.data.masks.age)
+    masks = run.window.masks(state)
+    current, age = processes.local(masks.current), processes.local(masks.age)
     own = run.own_weak()
     outputs.write_maps(folder, {f"{e.name}_masks": (_cut(current[at], e), e.pixel_size) for at, e in own})
     outputs.write_maps(folder, {f"{e.name}_age": (_cut(age[at], e), e.pixel_size) for at, e in own})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rams_jax import processes
+from rams_jax import memory, processes
 from rams_jax.annotations import AnnotationError, check_dataset, check_example
 from rams_jax.types import BINS, DatasetState, Example, MaskState
 
@@ -55,7 +55,7 @@ def load(
     shards: int,
     multiple: int,
     unmarked: int = 0,
-    memory: bool = False,
+    remembers: bool = False,
     own: np.ndarray | None = None,
 ) -> tuple[DatasetState, np.ndarray]:
     """Checks a dataset and lays it out for training.
@@ -68,7 +68,7 @@ def load(
       shards: R, the number of blocks that the images are dealt to.
       multiple: height and width are padded to a multiple of it.
       unmarked: what the masks of weak images say of unmarked pixels at first: 0 = outside, -1 = nothing.
-      memory: the state has room for a running mean of predictions.
+      remembers: the state has room for a running mean of predictions.
       own: int[], the shards of this process; of several, all must call this. None: all shards.
 
     Returns:
@@ -102,17 +102,17 @@ def load(
         raise AnnotationError(f"{crowded} has {ids - 1} objects, but at most {most} fit in a map; cut it into tiles.")
     images, channels, tasks = here.size, known[positions[0]].image.shape[2], known[positions[0]].auxiliary.shape[2]
     arrays: dict[str, Any] = {
-        "image": np.zeros((images, height, width, channels), np.float32),
-        "inside": np.zeros((images, height, width), bool),
-        "valid": np.zeros((images, height, width), bool),
-        "full": np.zeros((images, height, width), np.int16),
-        "partial": np.zeros((images, height, width), np.int16),
-        "auxiliary": np.zeros((images, height, width, tasks), np.int8),
-        "classes": np.zeros((images, ids + number_of_classes), np.int32),
-        "strong": np.zeros(images, bool),
-        "complete": np.zeros(images, bool),
+        "image": memory.zeros((images, height, width, channels), np.float32),
+        "inside": memory.zeros((images, height, width), bool),
+        "valid": memory.zeros((images, height, width), bool),
+        "full": memory.zeros((images, height, width), np.int16),
+        "partial": memory.zeros((images, height, width), np.int16),
+        "auxiliary": memory.zeros((images, height, width, tasks), np.int8),
+        "classes": memory.zeros((images, ids + number_of_classes), np.int32),
+        "strong": memory.zeros((images,), bool),
+        "complete": memory.zeros((images,), bool),
     }
-    current = np.zeros((images, height, width), np.int16)
+    current = memory.zeros((images, height, width), np.int16)
     for slot, position in enumerate(here.reshape(-1).tolist()):
         if position < 0:
             continue
@@ -143,13 +143,14 @@ def load(
         strong_slots=np.tile(np.arange(strong_count, dtype=np.int32), (rows, 1)),
         weak_slots=np.tile(np.arange(strong_count, per_shard, dtype=np.int32), (rows, 1)),
         weak_count=(here[:, strong_count:] >= 0).sum(1).astype(np.int32),
+        elsewhere=np.zeros((rows, number_of_classes, BINS + 3), np.float32),
         masks=MaskState(
             current=current,
-            age=np.zeros_like(current),
+            age=memory.zeros(current.shape, current.dtype),
             held=np.zeros(arrays["classes"].shape, bool),
             tally=np.zeros((images, number_of_classes, BINS + 3), np.float32),
             updates=np.zeros(images, np.int32),
-            average=np.zeros((*current.shape, number_of_classes), np.uint8) if memory else None,
+            average=memory.zeros((*current.shape, number_of_classes), np.uint8) if remembers else None,
         ),
     )
     return state, slots.reshape(-1)

@@ -163,8 +163,10 @@ def agreed(function: Callable[[], T], error: type[Exception]) -> T:
     return result  # type: ignore[return-value]
 
 
-def local(x: jax.Array) -> np.ndarray:
-    """The part of an array, split by its first axis, that lies on the devices of this process."""
+def local(x: jax.Array | np.ndarray) -> np.ndarray:
+    """The part of an array, split by its first axis, that lies on the devices of this process, or on its host."""
+    if isinstance(x, np.ndarray):
+        return x
     parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
@@ -172,8 +174,8 @@ def local(x: jax.Array) -> np.ndarray:
 def whole(tree: Any) -> Any:
     """A pytree of jax arrays as NumPy arrays, those that are split over the processes too; all must call this."""
 
-    def gather(x: jax.Array) -> np.ndarray:
-        here = x.is_fully_addressable or x.is_fully_replicated
+    def gather(x: jax.Array | np.ndarray) -> np.ndarray:
+        here = isinstance(x, np.ndarray) or x.is_fully_addressable or x.is_fully_replicated
         return np.asarray(x if here else multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(gather, tree)

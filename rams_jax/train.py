@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     run, state, step = prepare(config)
     path = checkpoint.open_workdir(workdir, config.to_dict())
     manager = checkpoint.open_checkpoints(path)
-    state = _restore(manager, state)
+    state = _restore(manager, run, state)
     first, total, train = int(state.step), config.train.steps, config.train
     # On every device now, so that no step has to bring it there.
     key = jax.jit(lambda key: key, out_shardings=state.step.sharding)(stream(config.seed, "crops"))
@@ -60,6 +60,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     with outputs.StopOnInterrupt() as interrupt, _progress(first, total) as bar:
         for number in range(first + 1, total + 1):
             start = time.perf_counter()
+            state = run.window.turn(state, number - 1)
             state, metrics = step(state, key)
             pending.append(jax.block_until_ready(metrics))
             if number > first + 1:
@@ -75,7 +76,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
             if number % train.evaluate_every == 0 or number == total:
                 log.write(number, validation_scores(run, state), time.perf_counter() - began)
             if number % train.checkpoint_every == 0 or number == total or stop:
-                checkpoint.save(manager, number, _changing(state))
+                checkpoint.save(manager, number, _changing(run, state))
             if stop:
                 raise Interrupted(
                     f"Stopped and saved at step {number} of {total}; the same command goes on from there."
@@ -101,24 +102,31 @@ def _headline(run: Run, first: int, parameters: int) -> str:
         f"{config.data.name}: {len(run.strong)} outlined ({outlined}) and {weak} marked training images, "
         f"{len(splits.validation)} for validation, {len(splits.test)} for the test.\n"
         f"{config.method}, {parameters:,} parameters, on {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"from step {first} to {config.train.steps}; the first step compiles."
+        f"from step {first} to {config.train.steps}; the first step compiles.{_window(run)}"
     )
 
 
-def _changing(state: TrainState) -> dict[str, Any]:
+def _window(run: Run) -> str:
+    """A line on what is on the devices, where that is not all."""
+    if not run.window.moves:
+        return ""
+    return f"\n{len(run.shown())} of {len(run.slots)} images are on the devices at a time, the others wait on the host."
+
+
+def _changing(run: Run, state: TrainState) -> dict[str, Any]:
     """The part of the state that training changes; the rest is read from the data set again."""
     fields = ("step", "params", "ema", "opt_state", "tau")
-    return {name: getattr(state, name) for name in fields} | {"masks": state.data.masks}
+    return {name: getattr(state, name) for name in fields} | {"masks": run.window.masks(state)}
 
 
-def _restore(manager: Any, state: TrainState) -> TrainState:
+def _restore(manager: Any, run: Run, state: TrainState) -> TrainState:
     """The state of the last checkpoint, if there is one."""
 
-    def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    def abstract(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
 
-    tree = checkpoint.restore(manager, jax.tree.map(abstract, _changing(state)))
+    tree = checkpoint.restore(manager, jax.tree.map(abstract, _changing(run, state)))
     if tree is None:
         return state
     masks = tree.pop("masks")
-    return dataclasses.replace(state, **tree, data=dataclasses.replace(state.data, masks=masks))
+    return run.window.put(dataclasses.replace(state, **tree), masks)

@@ -176,9 +176,21 @@ def _blocks(data: DatasetState) -> DatasetState:
     """The arrays of the images with leading axes [blocks, images]; the other fields are left out."""
     shards = data.strong_slots.shape[0]
     images = dataclasses.replace(
-        data, strong_slots=None, weak_slots=None, weak_count=None, rho=None, outlined=None, largest=None
+        data,
+        strong_slots=None,
+        weak_slots=None,
+        weak_count=None,
+        elsewhere=None,
+        rho=None,
+        outlined=None,
+        largest=None,
     )
     return jax.tree.map(lambda x: x.reshape(shards, x.shape[0] // shards, *x.shape[1:]), images)
+
+
+def known_tally(data: DatasetState) -> Array:
+    """float32[K, bins + 3]: summed over all images of `data`, those that stay on the host too."""
+    return data.masks.tally.sum(0) + data.elsewhere.sum(0)
 
 
 def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Program) -> tuple[TrainState, Level]:
@@ -193,7 +205,7 @@ def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Pr
       The state with new masks and threshold, and the level that they were made with.
     """
     data = state.data
-    tally = data.masks.tally.sum(0) if tally is None else tally
+    tally = known_tally(data) if tally is None else tally
     progress = state.step / program.steps
     rho = evolution.estimated_rho(tally, data.rho, data.outlined, program.evolution.prior_objects)
     kappa = evolution.schedule(progress, rho, program.evolution)
@@ -250,7 +262,7 @@ def train_step(
 
     gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
     masks = state.data.masks
-    tally = masks.tally.sum(0)
+    tally = known_tally(state.data)
     held = masks.held.sum(dtype=jnp.float32)
     devices = jax.lax.axis_size(axis)
     # The step's only exchange between devices.

@@ -66,6 +66,7 @@ class DatasetState:
     strong_slots: Array  # int32[shards, strong per shard]: positions in the shard's block that hold strong images
     weak_slots: Array  # int32[shards, weak per shard]
     weak_count: Array  # int32[shards]: how many of weak_slots hold an image; the rest is padding
+    elsewhere: Array  # float32[shards, K, bins + 3]: summed tallies of the shard's images that stay on the host
     masks: MaskState
 
 

@@ -74,7 +74,7 @@ def load(
     parts = (splits.train, splits.validation, splits.test)
     train, validation, test = (part.changed(lambda _, example: _select(example, channels)) for part in parts)
     if not processes.several():
-        train, validation, test = (decoded(part) for part in (train, validation, test))
+        train, validation, test = (decoded(map(part.glance, range(len(part)))) for part in (train, validation, test))
     return Splits(train, validation, test, splits.warnings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
-from rams_jax import processes
+from rams_jax import memory, processes
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets.partial import objects_shown
 from rams_jax.types import Example
@@ -41,8 +41,12 @@ class Images(Sequence[Example]):
             return tuple(self[i] for i in range(len(self))[index])
         position = range(len(self))[index]
         if position not in self._decoded:
-            self._decoded[position] = self._decode(position)
+            self._decoded[position] = memory.keep(self._decode(position))
         return self._decoded[position]
+
+    def glance(self, position: int) -> Example:
+        """The image at a position, not kept if nobody has asked for it before."""
+        return self._decoded[position] if position in self._decoded else self._decode(position)
 
     @property
     def decoded(self) -> int:
@@ -51,7 +55,7 @@ class Images(Sequence[Example]):
 
     def changed(self, change: Callable[[int, Example], Example]) -> Images:
         """The same with `change(position, image)` for each; full masks and marks stay."""
-        return Images(self.names, lambda i: change(i, self[i]), self._objects)
+        return Images(self.names, lambda i: change(i, self.glance(i)), self._objects)
 
     def kept(self, positions: Sequence[int]) -> Images:
         """Some of them."""
@@ -70,7 +74,7 @@ class Images(Sequence[Example]):
 
 def decoded(examples: Iterable[Example]) -> Images:
     """Images that are there already."""
-    known = tuple(examples)
+    known = tuple(map(memory.keep, examples))
 
     def objects(position: int) -> int | None:
         example = known[position]
