@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rams_jax"
 
 # From the bottom up; a module imports only what stands in lower rows.
 FLOORS = (
-    ("types", "config", "commandline", "processes", "storage", "claims"),
+    ("types", "config", "commandline", "processes", "storage", "memory", "claims"),
     ("annotations", "datasets", "exchange", "dicom", "tables"),
     ("loading", "augment"),
     ("model", "losses", "metrics", "biometry"),
@@ -21,7 +21,7 @@ FLOORS = (
     ("baselines",),
     ("train_step",),
     ("sharding",),
-    ("checkpoint",),
+    ("checkpoint", "window"),
     ("instances", "predict", "evaluate"),
     ("blocks", "description", "tuning"),
     ("network",),
@@ -36,6 +36,7 @@ FLOOR = {name: floor for floor, row in enumerate(FLOORS) for name in row}
 # The neighbours that may be imported all the same.
 BESIDE = {
     ("config", "types"),
+    ("memory", "types"),
     ("datasets", "annotations"),
     ("exchange", "annotations"),
     ("tables", "annotations"),
