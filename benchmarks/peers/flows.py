@@ -21,6 +21,7 @@ from cellpose.models import CellposeModel
 from cellpose.train import train_seg
 from shared import Found, Task, extent
 
+from rams_jax.config import ConfigError
 from rams_jax.types import Example
 
 PACKAGES = ("cellpose", "torch")
@@ -32,7 +33,7 @@ THRESHOLDS = (0.0, -1.0, 1.0, -2.0, 2.0)
 
 def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[Found]]:
     if task.number_of_classes > 1:
-        raise NotImplementedError("Cellpose finds one kind of objects, and these data have several classes.")
+        raise ConfigError("Cellpose finds one kind of objects, and these data have several classes.")
     torch.manual_seed(task.seed)
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     diameter = NUCLEI if extent(task) < OTHERS else OTHERS

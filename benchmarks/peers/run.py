@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     try:
         settings.validate(_CONFIG.value)
         summary = run(_PEER.value, _CONFIG.value, pathlib.Path(_WORKDIR.value))
-    except (settings.ConfigError, AnnotationError, NotImplementedError) as error:
+    except (settings.ConfigError, AnnotationError) as error:
         commandline.fail(error)
     print(json.dumps({"test": summary["test"], "own": summary["own"]}))
 
@@ -58,7 +58,8 @@ def run(name: str, config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """The summary of a peer, in the form of our own runs; it is also written to the workdir.
 
     Raises:
-      NotImplementedError: the tool cannot do this task; the message says why.
+      ConfigError: the tool cannot do this task; the message says why.
+      AnnotationError: the data set cannot be had or used.
     """
     import shared
 
