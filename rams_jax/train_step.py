@@ -7,6 +7,7 @@ per step: gradients, metrics and the tallies that set the coverage threshold.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,20 +173,16 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
     return dataclasses.replace(blocks, masks=masks)
 
 
+def by_shard(x: Any, shards: int) -> Any:
+    """An array of images, [N, ...], of jax or of NumPy, with leading axes [shards, N / shards]."""
+    return x.reshape(shards, x.shape[0] // shards, *x.shape[1:])
+
+
 def _blocks(data: DatasetState) -> DatasetState:
     """The arrays of the images with leading axes [blocks, images]; the other fields are left out."""
     shards = data.strong_slots.shape[0]
-    images = dataclasses.replace(
-        data,
-        strong_slots=None,
-        weak_slots=None,
-        weak_count=None,
-        elsewhere=None,
-        rho=None,
-        outlined=None,
-        largest=None,
-    )
-    return jax.tree.map(lambda x: x.reshape(shards, x.shape[0] // shards, *x.shape[1:]), images)
+    blocks = jax.tree.map(lambda x: by_shard(x, shards), data.of_images())
+    return DatasetState(**dict.fromkeys(field.name for field in dataclasses.fields(data)) | blocks)
 
 
 def known_tally(data: DatasetState) -> Array:

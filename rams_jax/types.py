@@ -69,6 +69,11 @@ class DatasetState:
     elsewhere: Array  # float32[shards, K, bins + 3]: summed tallies of the shard's images that stay on the host
     masks: MaskState
 
+    def of_images(self) -> dict[str, Any]:
+        """The arrays, by name, that have a row for each image."""
+        others = ("rho", "outlined", "largest", "strong_slots", "weak_slots", "weak_count", "elsewhere")
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in others}
+
 
 @struct.dataclass
 class Annotation:

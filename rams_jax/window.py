@@ -17,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rams_jax import memory, processes, sharding
 from rams_jax.config import ConfigError
+from rams_jax.train_step import by_shard
 from rams_jax.types import DatasetState, MaskState, TrainState
 
 _SHARE = 0.5  # of the free memory of a device, that its images may take
-_OF_IMAGES = ("image", "inside", "valid", "full", "partial", "auxiliary", "classes", "strong", "complete", "masks")
 
 
 class Window:
@@ -58,7 +58,7 @@ class Window:
         if processes.several():
             return self._slots
         here = self._shards // self._mesh.devices.size  # shards of a device
-        image = sum(x.nbytes for x in jax.tree.leaves(_of_images(data))) / data.strong.shape[0]  # bytes
+        image = sum(x.nbytes for x in jax.tree.leaves(data.of_images())) / data.strong.shape[0]  # bytes
         fitting = int(_SHARE * memory.free(self._mesh.devices.flat[0]) / (image * here)) - self._strong
         if fitting < 1 < self._slots:
             raise ConfigError(
@@ -84,7 +84,7 @@ class Window:
         weak = np.arange(self._strong, self._strong + self.width, dtype=np.int32)
         return dataclasses.replace(
             self._host,
-            **jax.tree.map(lambda x: x[rows], _of_images(self._host)),
+            **jax.tree.map(lambda x: x[rows], self._host.of_images()),
             weak_slots=np.tile(weak, (self._shards, 1)),
             weak_count=np.full(self._shards, self.width, np.int32),
             elsewhere=self._elsewhere(),
@@ -94,7 +94,7 @@ class Window:
         """float32[shards, K, bins + 3]: the tallies of the images that are not on the devices."""
         tally = self._host.masks.tally.copy()
         tally[self.rows()] = 0
-        return tally.reshape(self._shards, self._slots, *tally.shape[1:]).sum(1)
+        return by_shard(tally, self._shards).sum(1)
 
     def turn(self, state: TrainState, number: int) -> TrainState:
         """Moves the window, when it is time.
@@ -110,9 +110,9 @@ class Window:
         self._store(places, jax.device_get(_take(state.data.masks, place, self._shards)))
         self._at += 1
         rows, split = self.rows()[places], PartitionSpec(sharding.AXIS)
-        new = jax.tree.map(lambda x: x[rows], _of_images(self._host))
+        new = jax.tree.map(lambda x: x[rows], self._host.of_images())
         new, elsewhere = sharding.place((new, self._elsewhere()), split, self._mesh)
-        images = _put(_of_images(state.data), new, place, self._shards, NamedSharding(self._mesh, split))
+        images = _put(state.data.of_images(), new, place, self._shards, NamedSharding(self._mesh, split))
         return dataclasses.replace(state, data=dataclasses.replace(state.data, **images, elsewhere=elsewhere))
 
     def masks(self, state: TrainState) -> MaskState:
@@ -139,19 +139,10 @@ class Window:
         return dataclasses.replace(state, data=sharding.place(data, sharding.specs(data), self._mesh))
 
 
-def _of_images(data: DatasetState) -> dict[str, Any]:
-    """The arrays that have a row for each image."""
-    return {name: getattr(data, name) for name in _OF_IMAGES}
-
-
-def _by_shard(x: jax.Array, shards: int) -> jax.Array:
-    return x.reshape(shards, x.shape[0] // shards, *x.shape[1:])
-
-
 @functools.partial(jax.jit, static_argnames="shards")
 def _take(masks: MaskState, place: np.ndarray, shards: int) -> MaskState:
     """The masks in these places of every shard."""
-    return jax.tree.map(lambda x: _by_shard(x, shards)[:, place].reshape(-1, *x.shape[1:]), masks)
+    return jax.tree.map(lambda x: by_shard(x, shards)[:, place].reshape(-1, *x.shape[1:]), masks)
 
 
 @functools.partial(jax.jit, static_argnames=("shards", "where"), donate_argnums=0)
@@ -159,7 +150,7 @@ def _put(images: Any, new: Any, place: np.ndarray, shards: int, where: NamedShar
     """The images with these places of every shard filled anew."""
 
     def put(x: jax.Array, y: jax.Array) -> jax.Array:
-        filled = _by_shard(x, shards).at[:, place].set(_by_shard(y, shards))
+        filled = by_shard(x, shards).at[:, place].set(by_shard(y, shards))
         return jax.lax.with_sharding_constraint(filled.reshape(x.shape), where)
 
     return jax.tree.map(put, images, new)
