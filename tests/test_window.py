@@ -110,10 +110,8 @@ def test_a_run_goes_on_to_the_bit_and_reports_all_images(folder, tmp_path, capsy
 
 def test_the_width_follows_from_the_memory(folder, monkeypatch):
     _, state, _ = experiment.prepare(config(folder, 0))
-    images = {name: getattr(state.data, name) for name in ("image", "inside", "valid", "full", "partial")}
-    images |= {name: getattr(state.data, name) for name in ("auxiliary", "classes", "strong", "complete", "masks")}
     devices = len(state.data.image.sharding.device_set)
-    size = sum(x.nbytes for x in jax.tree.leaves(images)) / devices  # on each
+    size = sum(x.nbytes for x in jax.tree.leaves(state.data.of_images())) / devices  # on each
     assert state.data.strong.shape == (14,)
     monkeypatch.setattr(memory, "free", lambda device: 2 * size)  # half of it is for images
     assert not experiment.prepare(config(folder, 0))[0].window.moves
