@@ -19,12 +19,12 @@ def _factor(key: Array, largest: float) -> Array:
     return jnp.exp(jax.random.uniform(key, minval=-1.0, maxval=1.0) * jnp.log(largest))
 
 
-def crop_centre(key: Array, inside: Array, labelled: Array, foreground: float) -> Array:
-    """A random pixel of the image: with probability `foreground` a labelled one, if there is any.
+def crop_centre(key: Array, valid: Array, labelled: Array, foreground: float) -> Array:
+    """A random pixel that was looked at: with probability `foreground` a labelled one, if there is any.
 
     Args:
       key: random key.
-      inside: bool[H, W], the pixels that belong to the image.
+      valid: bool[H, W], the pixels that were looked at.
       labelled: bool[H, W].
       foreground: probability.
 
@@ -32,10 +32,10 @@ def crop_centre(key: Array, inside: Array, labelled: Array, foreground: float) -
       float32[2]: row and column.
     """
     choose, draw = jax.random.split(key)
-    candidates = jnp.where((jax.random.uniform(choose) < foreground) & labelled.any(), labelled, inside)
-    noise = jax.random.uniform(draw, inside.shape)
+    candidates = jnp.where((jax.random.uniform(choose) < foreground) & labelled.any(), labelled, valid)
+    noise = jax.random.uniform(draw, valid.shape)
     position = jnp.argmax(jnp.where(candidates, noise, -1.0))
-    return jnp.stack([position // inside.shape[1], position % inside.shape[1]]).astype(jnp.float32)
+    return jnp.stack([position // valid.shape[1], position % valid.shape[1]]).astype(jnp.float32)
 
 
 def coordinates(key: Array, centre: Array, settings: AugmentSettings) -> Array:
@@ -141,7 +141,7 @@ def crop(key: Array, data: DatasetState, index: Array, settings: AugmentSettings
     centre_key, shape_key, value_key = jax.random.split(key, 3)
     full, current, partial = data.full[index], data.masks.current[index], data.partial[index]
     inside, valid = data.inside[index], data.valid[index]
-    centre = crop_centre(centre_key, inside, (full > 0) | (partial > 0), settings.foreground)
+    centre = crop_centre(centre_key, valid, (full > 0) | (partial > 0), settings.foreground)
     where = coordinates(shape_key, centre, settings)
     stacked = jnp.stack([full, partial, current, inside.astype(jnp.int16), valid.astype(jnp.int16)], axis=-1)
     maps = read_maps(stacked, where).astype(jnp.int32)

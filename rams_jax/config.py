@@ -37,6 +37,7 @@ def default() -> ConfigDict:
     config.data.source = ""  # the annotated folder; the local copy of one of COPIED, "" = $RAMS_DATA or download
     config.data.cache = ""  # where prepared data sets are kept; "" = the user's cache directory
     config.data.strong = 1  # images that keep their full masks; the others show only their marks
+    config.data.outlined_side = 0  # of the square on each of them where objects are outlined, pixels; 0 = everywhere
     config.data.weak = 0  # images that show only their marks; 0 = all the others
     config.data.mark_coverage = (0.15, 0.40)  # least and largest share of an object that its simulated mark covers
     config.data.mark_shift = 0.0  # where it lies: 0 = anywhere in the object, 1 = as far to one side as it fits
@@ -231,6 +232,7 @@ _RULES: dict[str, Rule] = {
     "data.source": _TEXT,
     "data.cache": _TEXT,
     "data.strong": _integer(1),
+    "data.outlined_side": _integer(0),
     "data.weak": _integer(0),
     "data.mark_coverage": _sequence("two numbers between 0 and 1, the smaller first", _is_coverage),
     "data.mark_shift": _SHARE,

@@ -111,7 +111,8 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         kept = sorted({*strong, *choose_weak(len(splits.train), strong, config.data.weak, config.seed)})
         splits = dataclasses.replace(splits, train=splits.train.kept(kept))
         strong = tuple(kept.index(i) for i in strong)
-    train_images = datasets.reveal(splits.train, strong, tasks)
+    side = 0 if rule.all_strong else config.data.outlined_side
+    splits = dataclasses.replace(splits, train=datasets.reveal(splits.train, strong, tasks, side, config.seed))
     shards, devices = shards_and_devices(config)
     mesh = sharding.make_mesh(devices)
     own = sharding.own_blocks(mesh, shards)
@@ -121,7 +122,7 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     plan = program(config, mean, std, shards)
     multiple_of = multiple(plan.model.settings)
     data, slots = loading.load(
-        train_images, strong, plan.model.classes, shards, multiple_of, rule.unmarked, rule.memory, own
+        splits.train, strong, plan.model.classes, shards, multiple_of, rule.unmarked, rule.memory, own
     )
     window = Window(data, mesh, config.train.window, config.evolution.images_per_step)
     state = init_state(stream(config.seed, "parameters"), plan, window.shown())

@@ -18,6 +18,45 @@ def test_careful_marks_are_those_of_former_versions():
     assert zlib.crc32(marks.tobytes()) == 3502467007, "the drawing has changed, and with it every simulated data set"
 
 
+def squares(**given):
+    """Of an image with 64 ellipses of two classes: the example, and what is left of it for some seeds."""
+    full = ellipses()
+    classes = np.concatenate([[0], 1 + np.arange(64) % 2]).astype(np.int32)
+    valid = np.ones(full.shape, bool)
+    valid[:7] = False
+    whole = partial.annotate(
+        "a", np.zeros((*full.shape, 1), np.float32), full, None, valid, 1.0, 0, MarkSettings(), TASKS, classes=classes
+    )
+    return whole, [partial.within_square(whole, seed=seed, **given) for seed in range(12)]
+
+
+def test_a_square_of_an_outlined_image():
+    whole, cuts = squares(side=60)
+    for cut in cuts:
+        rows, columns = (np.flatnonzero(cut.valid.any(axis)) for axis in (1, 0))
+        assert columns[-1] - columns[0] == 59 and 53 <= rows[-1] - rows[0] + 1 <= 60 and rows[0] >= 7
+        ids = np.setdiff1d(cut.full, 0)
+        # Whole objects only, with their marks, of both classes; the others in the square were not looked at.
+        assert (cut.full > 0).sum() == (np.isin(whole.full, ids) & whole.valid).sum()
+        assert set(whole.classes[ids]) == {1, 2}
+        assert (whole.full[cut.valid] == cut.full[cut.valid]).all() and not cut.full[~cut.valid].any()
+        np.testing.assert_array_equal(cut.partial, np.where(np.isin(whole.partial, ids) & cut.valid, whole.partial, 0))
+        assert set(np.flatnonzero(cut.classes)) == set(ids)
+    assert len({tuple(np.setdiff1d(cut.full, 0)) for cut in cuts}) > 3
+
+
+def test_a_square_as_large_as_the_image_shows_all_of_it():
+    whole, cuts = squares(side=500)
+    np.testing.assert_array_equal(cuts[0].valid, whole.valid)
+    np.testing.assert_array_equal(cuts[0].full, np.where(whole.valid, whole.full, 0))
+    np.testing.assert_array_equal(cuts[0].classes, whole.classes)
+
+
+def test_a_square_that_is_too_small():
+    with pytest.raises(AnnotationError, match="a: no square of 5 pixels holds a whole object; raise the side"):
+        squares(side=5)
+
+
 def test_a_shift_moves_marks_to_one_side():
     full = ellipses(spacing=40, axes=(14.0, 17.0))
     ids = np.arange(1, 17)

@@ -59,13 +59,23 @@ def test_the_outlined_images_are_those_of_our_runs_and_nothing_else_of_the_other
     assert {shown.name for shown in task.outlined + task.marked} == {e.name for e in splits.train}
     for shown in task.outlined:
         e = next(e for e in splits.train if e.name == shown.name)
-        assert np.array_equal(shown.labels, np.where(e.valid, e.classes[e.full], -1))
+        assert e.valid.all(axis=0).tolist() == [False] * 5 + [True] * 55  # what nobody looked at is cut off
+        assert np.array_equal(shown.labels, e.classes[e.full[:, 5:]]) and np.array_equal(shown.image, e.image[:, 5:])
     for shown in task.marked:
         e = next(e for e in splits.train if e.name == shown.name)
         assert shown.instances is None
         assert np.array_equal(shown.labels, np.where(e.valid & (e.partial > 0), e.classes[e.partial], -1))
     assert validation == splits.validation and test == splits.test
     assert task.number_of_classes == 2 and len(task.validation) == 1
+
+
+def test_of_a_square_they_are_given_the_square(config):
+    import shared
+
+    config.data.outlined_side = 24
+    for shown in shared.load(config)[0].outlined:
+        # The second object alone is 21 to 22 pixels wide, so no square of 24 shows both, and the other is 17 wide.
+        assert shown.labels.shape == shown.image.shape[:2] == (24, 24) and len(np.unique(shown.instances)) == 2
 
 
 def test_only_strokes_on_the_background_are_background(config, monkeypatch):

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import ndimage
 
 from rams_jax import experiment
-from rams_jax.datasets import auxiliary
+from rams_jax.datasets import auxiliary, reveal
 from rams_jax.datasets.partial import choose_strong
 from rams_jax.instances import label_instances
 from rams_jax.tuning import tune
@@ -54,15 +55,23 @@ def load(config: ConfigDict) -> tuple[Task, tuple[Example, ...], tuple[Example, 
     """
     splits = experiment.load(config)
     strong = choose_strong(splits.train.outlined_objects(), config.data.strong, config.seed)
+    shown = reveal(splits.train, strong, (), config.data.outlined_side, config.seed)
     background = auxiliary.channels(tuple(config.data.auxiliary), "closes")
     task = Task(
-        outlined=tuple(_outlined(splits.train[i]) for i in strong),
+        outlined=tuple(_outlined(_looked_at(shown[i])) for i in strong),
         marked=tuple(_marked(e, background) for i, e in enumerate(splits.train) if i not in strong),
         validation=tuple(map(_outlined, splits.validation)),
         number_of_classes=len(config.data.class_names),
         seed=config.seed,
     )
     return task, splits.validation, splits.test
+
+
+def _looked_at(example: Example) -> Example:
+    """The part of an image that somebody has looked at, cut out: not all tools know of pixels without an answer."""
+    box = ndimage.find_objects(example.valid.astype(int))[0]
+    maps = {name: getattr(example, name)[box] for name in ("image", "full", "partial", "valid", "auxiliary")}
+    return dataclasses.replace(example, **maps)
 
 
 def _outlined(example: Example) -> Shown:

@@ -14,6 +14,7 @@ from rams_jax.datasets import folder, prepared
 from rams_jax.datasets.auxiliary import answer_all
 from rams_jax.datasets.findings import keep_warnings
 from rams_jax.datasets.images import Images, decoded
+from rams_jax.datasets.partial import within_square
 from rams_jax.types import Example, MarkSettings
 
 _MOST_WARNINGS = 10  # that are told before training
@@ -78,12 +79,14 @@ def load(
     return Splits(train, validation, test, splits.warnings)
 
 
-def reveal(images: Images, strong: Sequence[int], tasks: tuple[str, ...]) -> Images:
-    """Gives the strong images all the answers to the auxiliary tasks that follow from their full maps.
+def reveal(images: Images, strong: Sequence[int], tasks: tuple[str, ...], side: int = 0, seed: int = 0) -> Images:
+    """What the strong images show: outlines, and all the answers to the auxiliary tasks that follow from them.
 
     Args:
       images: those of training.
       strong: positions of the strong images in `images`; they have full maps.
+      tasks: as in `load`.
+      side, seed: outlined is a square of each, as `partial.within_square` says; 0: everything.
     """
     chosen = set(strong)
 
@@ -92,6 +95,9 @@ def reveal(images: Images, strong: Sequence[int], tasks: tuple[str, ...]) -> Ima
             return example
         if example.full is None:
             raise AnnotationError(f"{example.name}: chosen as a strong image, but it has no full mask.")
+        if side:
+            example = within_square(example, side, seed)
+        assert example.full is not None
         marks = np.where(example.partial == example.full, example.partial, 0)
         answers = answer_all(example.full, marks, example.valid, tasks)
         return dataclasses.replace(example, auxiliary=answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import zlib
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,50 @@ def choose_weak(images: int, strong: Sequence[int], count: int, seed: int) -> tu
             "set data.weak to a number up to that, or to 0 for all."
         )
     return tuple(sorted(others[: count or None]))
+
+
+def within_square(example: Example, side: int, seed: int) -> Example:
+    """Leaves of an outlined image what a person sees who outlines the objects in a square of it, and nothing else.
+
+    The square has a random object in its middle, as far as the edge of the image lets it, among those around which most
+    classes have a whole object. Objects that reach over the square's edge are not outlined: with all that lies outside
+    they count as not looked at.
+
+    Args:
+      example: with a full map.
+      side: of the square, pixels.
+      seed: of the data set; see `image_seed`.
+
+    Raises:
+      AnnotationError: no square holds a whole object.
+    """
+    full, classes = example.full, example.classes
+    assert full is not None
+    found: list[tuple[int, np.ndarray, tuple[slice, ...]]] = []
+    for box in ndimage.find_objects(np.where(example.valid, full, 0)):
+        if box is None:
+            continue
+        middle = [(s.start + s.stop) // 2 for s in box]
+        corner = [min(max(0, m - side // 2), max(0, n - side)) for m, n in zip(middle, full.shape, strict=True)]
+        square = tuple(slice(c, c + side) for c in corner)
+        outside = np.ones(full.shape, bool)
+        outside[square] = False
+        whole = np.setdiff1d(full[square], np.append(full[outside], 0))
+        found.append((len(np.unique(classes[whole])), whole, square))
+    most = max((count for count, *_ in found), default=0)
+    if most == 0:
+        raise AnnotationError(f"{example.name}: no square of {side} pixels holds a whole object; raise the side.")
+    candidates = [(whole, square) for count, whole, square in found if count == most]
+    whole, square = candidates[np.random.default_rng([image_seed(seed, example.name), 2]).integers(len(candidates))]
+    looked_at = np.zeros_like(example.valid)
+    looked_at[square] = example.valid[square] & np.isin(full[square], [0, *whole])
+    return dataclasses.replace(
+        example,
+        full=np.where(looked_at, full, 0),
+        partial=np.where(looked_at & np.isin(example.partial, whole), example.partial, 0),
+        valid=looked_at,
+        classes=np.where(np.isin(np.arange(len(classes)), whole), classes, 0),
+    )
 
 
 def image_seed(seed: int, name: str) -> int:
