@@ -83,7 +83,7 @@ CURVE = ("step", "val_dice", "val_aji", "masks_precision", "masks_recall", "mask
 
 class Cell(NamedTuple):
     data: str  # a file in configs/, with `:smoke` behind it or not, or one of EXPERIMENTS
-    variant: str  # "", strongN, strongNweakM, or one of ROUGH or ABLATIONS
+    variant: str  # "", squareN, strongN, strongNweakM, or one of ROUGH or ABLATIONS
     method: str
     seed: int
 
@@ -111,12 +111,13 @@ def changes(variant: str) -> str:
     Raises:
       ValueError: there is no such variant.
     """
-    images = re.fullmatch(r"strong(\d+)(?:weak(\d+))?", variant)
-    if images:
-        return " ".join(f"data.{k}={n}" for k, n in zip(("strong", "weak"), images.groups(), strict=True) if n)
+    if variant and re.fullmatch(r"(square\d+)?(strong\d+(weak\d+)?)?", variant):
+        settings = {"square": "outlined_side", "strong": "strong", "weak": "weak"}
+        return " ".join(f"data.{settings[k]}={n}" for k, n in re.findall(r"([a-z]+)(\d+)", variant))
     known = {"": "", **ROUGH, **ABLATIONS}
     if variant not in known:
-        raise ValueError(f"There is no variant {variant!r}; it may be strongN, strongNweakM, {', '.join(known)[2:]}.")
+        numbered = "squareN, strongN, strongNweakM, squareNstrongN"
+        raise ValueError(f"There is no variant {variant!r}; it may be {numbered}, {', '.join(known)[2:]}.")
     return known[variant]
 
 

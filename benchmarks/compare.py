@@ -82,8 +82,8 @@ def parse() -> argparse.Namespace:
         "--variants",
         nargs="+",
         default=[""],
-        help=f"strongN (outlined images), strongNweakM (and marked ones), {', '.join(ROUGH)}; budgets or rough for all "
-        'of a kind; "" for the experiment itself, which is the default',
+        help="strongN (outlined images), strongNweakM (and marked ones), squareN (a square of N pixels of each is "
+        f"outlined), {', '.join(ROUGH)}; budgets or rough for all of a kind; '' for the experiment itself, the default",
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS + PEERS, default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 unless given; of --all, as planned")

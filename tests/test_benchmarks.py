@@ -40,7 +40,7 @@ def test_the_cost_and_the_cheapest_mix_by_hand():
 
 
 def test_every_variant_is_a_valid_configuration():
-    names = {"", "strong3", "strong1weak20", *cells.ROUGH, *cells.ABLATIONS}
+    names = {"", "square48", "strong3", "strong1weak20", *cells.ROUGH, *cells.ABLATIONS}
     made = set()
     for name in names:
         settings = config.default()
@@ -55,6 +55,12 @@ def test_every_variant_is_a_valid_configuration():
     with pytest.raises(ValueError, match="There is no variant 'strongweak2'"):
         cells.changes("strongweak2")
     assert set(cells.ROUGH) | {""} == set(figures.ROUGH_NAMES)
+
+
+def test_numbers_in_the_name_of_a_variant():
+    assert cells.changes("square48") == "data.outlined_side=48"
+    assert cells.changes("square48strong2weak9") == "data.outlined_side=48 data.strong=2 data.weak=9"
+    assert cells.changes("shift50") == "data.mark_shift=0.5" and cells.changes("") == ""
 
 
 def test_where_a_cell_lies_and_what_makes_it(tmp_path):
