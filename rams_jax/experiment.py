@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import zlib
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rams_jax import config as settings
@@ -33,6 +35,8 @@ from rams_jax.types import (
 )
 from rams_jax.window import Window
 
+_LONGEST_CALL = 10  # steps; a signal to stop is heard after each call
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -46,6 +50,7 @@ class Run:
     own: np.ndarray  # int[own slots]: those of this process
     window: Window  # which of these are on the devices
     instances: InstanceSettings
+    stride: int  # steps of one call
 
     def weak(self) -> list[tuple[int, int]]:
         """Slot and position in splits.train of each weak image."""
@@ -124,7 +129,8 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
     data, slots = loading.load(
         splits.train, strong, plan.model.classes, shards, multiple_of, rule.unmarked, rule.memory, own
     )
-    window = Window(data, mesh, config.train.window, config.evolution.images_per_step)
+    stride = steps_of_a_call(config, mesh)
+    window = Window(data, mesh, config.train.window, config.evolution.images_per_step, stride)
     state = init_state(stream(config.seed, "parameters"), plan, window.shown())
     state = sharding.place(state, sharding.state_specs(state), mesh)
     step = sharding.compile_step(plan, state, mesh, shards)
@@ -133,8 +139,19 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         dividing=auxiliary.channels(tasks, "divides"),
         beginning=auxiliary.channels(tasks, "begins"),
     )
-    run = Run(config, plan, splits, strong, slots, sharding.own_blocks(mesh, len(slots)), window, instances)
+    run = Run(config, plan, splits, strong, slots, sharding.own_blocks(mesh, len(slots)), window, instances, stride)
     return run, state, step
+
+
+def steps_of_a_call(config: ConfigDict, mesh: Mesh) -> int:
+    """How many steps are one program: on a CPU one, for its loops are slow, else so many that the host can be idle.
+
+    All that happens between steps happens at multiples of it.
+    """
+    if mesh.devices.flat[0].platform == "cpu":
+        return 1
+    common = math.gcd(config.train.log_every, config.train.evaluate_every, config.train.checkpoint_every)
+    return max(n for n in range(1, _LONGEST_CALL + 1) if common % n == 0)
 
 
 def program(config: ConfigDict, mean: tuple[float, ...], std: tuple[float, ...], shards: int) -> Program:

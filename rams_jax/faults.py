@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 from rams_jax import processes, storage
 from rams_jax.experiment import Run
-from rams_jax.train_step import Metrics, step_crops
+from rams_jax.train_step import step_crops
 from rams_jax.types import TrainState
 
 LIMIT = 3  # such steps in a row end the run
@@ -23,18 +24,24 @@ class NotFinite(RuntimeError):
 
 
 def check(
-    failed: list[str], number: int, metrics: Metrics, run: Run, state: TrainState, key: jax.Array, path: pathlib.Path
+    failed: list[str],
+    number: int,
+    metrics: Mapping[str, np.ndarray],
+    run: Run,
+    state: TrainState,
+    key: jax.Array,
+    path: pathlib.Path,
 ) -> list[str]:
     """Looks at a step that is done; what was left out is written to `path/not_finite/stepNUMBER.npz`, and said.
 
-    The file holds the fields of `Batch` with the names of the images as `name`; `current` is as it was after the step.
+    The file holds the fields of `Batch` with the names of the images as `name`; `current` is as it was after the call.
 
     Args:
       failed: names of the images in the steps left out up to now without one between that was not, by `check`.
       number: of the step, from 1.
       metrics: of the step.
       run: what is trained.
-      state: after the step.
+      state: after the call that the step belongs to.
       key: random key of the training.
       path: the workdir.
 

@@ -153,9 +153,14 @@ def _parse(line: str) -> dict[str, Any] | None:
     return row if good and all(isinstance(v, int | float | None) for v in row.values()) else None
 
 
-def mean_metrics(pending: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:
+def of_steps(metrics: Mapping[str, jax.Array]) -> list[dict[str, np.ndarray]]:
+    """What each step of a call reported, once it is done: of one step float32[], of more float32[steps]."""
+    values = jax.device_get(metrics)
+    return [dict(zip(values, row, strict=True)) for row in zip(*map(np.atleast_1d, values.values()), strict=True)]
+
+
+def mean_metrics(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Mean over steps of what each step reported, without those whose loss was not finite where others were."""
-    values = jax.device_get(list(pending))
     finite = [v for v in values if not v["not_finite"]] or values
     means = {name: round(float(np.mean([v[name] for v in finite])), 6) for name in values[0] if name != "not_finite"}
     left_out = sum(float(v["not_finite"]) for v in values)

@@ -186,6 +186,6 @@ def stops(requested: bool, step: int) -> bool:
 
     Args:
       requested: a signal has come to this process; of several, jax itself listens to SIGTERM and tells the others.
-      step: its number.
+      step: its number, or that of a call of several; rising by one.
     """
     return multihost_utils.reached_preemption_sync_point(step) if several() else requested

@@ -63,7 +63,7 @@ def state_specs(state: TrainState) -> TrainState:
 
 def compile_step(
     program: Program, state: TrainState, mesh: Mesh, shards: int
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The training step as one compiled function; the state passed in is used up (donated).
 
     Args:
@@ -73,7 +73,8 @@ def compile_step(
       shards: number of logical shards, a multiple of the mesh's devices.
 
     Returns:
-      `step(state, key) -> (state, metrics)`.
+      `step(state, key, count=1) -> (state, metrics)`; of more steps than one, which are one program then, the metrics
+      are float32[count].
     """
     partition = state_specs(state)
     local = jax.shard_map(
@@ -87,8 +88,11 @@ def compile_step(
     # Without it XLA names the output's sharding in its own way, and the second step is prepared anew.
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), (partition, PartitionSpec()))
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings)
-    def step(state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
-        return local(state, key, jnp.arange(shards))
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=2, out_shardings=shardings)
+    def step(state: TrainState, key: jax.Array, count: int = 1) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, _: Any = None) -> tuple[TrainState, Metrics]:
+            return local(state, key, jnp.arange(shards))
+
+        return one(state) if count == 1 else jax.lax.scan(one, state, length=count)
 
     return step

@@ -6,9 +6,11 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 from clu import parameter_overview
 from ml_collections import ConfigDict
@@ -17,7 +19,6 @@ from rams_jax import checkpoint, faults, outputs, processes
 from rams_jax import config as settings
 from rams_jax.experiment import Run, prepare, stream
 from rams_jax.finish import finish, grows, validation_scores
-from rams_jax.train_step import Metrics
 from rams_jax.types import TrainState
 
 
@@ -53,21 +54,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         for sentence in run.splits.warnings:
             print(f"Warning: {sentence}")
         print(_headline(run, first, parameter_overview.count_parameters(state.params)), flush=True)
-    pending: list[Metrics] = []
+    pending: list[dict[str, np.ndarray]] = []
     failed: list[str] = []
-    busy, timed = 0.0, 0  # seconds in steps after the first, which compiles
+    busy, timed = 0.0, 0  # seconds and steps after the first call, which compiles
     began = time.perf_counter() - log.seconds
     with outputs.StopOnInterrupt() as interrupt, _progress(first, total) as bar:
-        for number in range(first + 1, total + 1):
+        for call, (done, number) in enumerate(_calls(first, total, run.stride)):
             start = time.perf_counter()
-            state = run.window.turn(state, number - 1)
-            state, metrics = step(state, key)
-            pending.append(jax.block_until_ready(metrics))
-            if number > first + 1:
-                busy, timed = busy + time.perf_counter() - start, timed + 1
-            failed = faults.check(failed, number, metrics, run, state, key, path)
-            bar.update()
-            stop = processes.stops(interrupt.requested, number) and number < total
+            state = run.window.turn(state, done)
+            state, metrics = step(state, key, number - done)
+            reports = outputs.of_steps(metrics)
+            if call:
+                busy, timed = busy + time.perf_counter() - start, timed + number - done
+            for one, report in enumerate(reports, start=done + 1):
+                failed = faults.check(failed, one, report, run, state, key, path)
+            pending += reports
+            bar.update(number - done)
+            stop = processes.stops(interrupt.requested, call) and number < total
             if number % train.log_every == 0 or number == total:
                 row = outputs.mean_metrics(pending)
                 pending = []
@@ -85,6 +88,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     summary = finish(run, state, path, log.rows, rate, time.perf_counter() - began)
     processes.meet("the end")
     return summary
+
+
+def _calls(first: int, total: int, stride: int) -> Iterator[tuple[int, int]]:
+    """Steps done before and after each call: all multiples of the stride between the first step and the last."""
+    done = first
+    while done < total:
+        number = min(done + stride - done % stride, total)
+        yield done, number
+        done = number
 
 
 def _progress(first: int, total: int) -> tqdm.tqdm:

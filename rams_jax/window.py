@@ -26,7 +26,7 @@ _SHARE = 0.5  # of the free memory of a device, that its images may take
 class Window:
     """The images of a run, those on the devices and those on the host."""
 
-    def __init__(self, data: DatasetState, mesh: Mesh, width: int, turns: int):
+    def __init__(self, data: DatasetState, mesh: Mesh, width: int, turns: int, stride: int = 1):
         """Places nothing yet.
 
         Args:
@@ -34,6 +34,7 @@ class Window:
           mesh: the devices.
           width: marked images of a shard that are on the devices at a time; 0 = as many as fit.
           turns: images of a shard whose masks take their turn in a step.
+          stride: steps between which the window may move.
 
         Raises:
           ConfigError: the outlined images alone do not fit, or there are several processes, which have no window.
@@ -48,7 +49,7 @@ class Window:
                     "train.window is for one process; start more of several, so that their devices hold all images."
                 )
             self.width = min(self.width, int(data.weak_count.min()))  # shards differ by one image
-        self.period = -(-(self._strong + self.width) // turns)
+        self.period = -(-(self._strong + self.width) // (turns * stride)) * stride
         self._step = max(1, self.width // 2)  # images of a shard that change places at a time
         self._at = 0  # how often the window has moved
         self._host = data

@@ -101,3 +101,40 @@ def test_stopped_and_gone_on_equals_uninterrupted(tmp_path, interrupt_after_eval
     with pytest.raises(checkpoint.WorkdirError, match=r"train.learning_rate: 0.01 there, 0.02 now"):
         train.train(config, whole)
     assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+
+
+def test_several_steps_a_call_are_the_same_run(tmp_path, monkeypatch, capsys):
+    """What accelerators do; it stops at a step of the other kind and goes on."""
+    from rams_jax import experiment, train
+
+    folder = synthetic.write_folder(tmp_path / "data")
+    config = synthetic.small_config(folder, steps=38)  # the last call is a shorter one
+    found = {}
+    for stride in (1, 5):
+        monkeypatch.setattr(experiment, "steps_of_a_call", lambda *_, stride=stride: stride)
+        train.train(config, tmp_path / f"by{stride}")
+        found[stride] = saved(tmp_path / f"by{stride}", 38)
+    one, five = (rows(tmp_path / f"by{stride}") for stride in (1, 5))
+    assert [row["step"] for row in one] == [row["step"] for row in five]
+    for a, b in zip(one, five, strict=True):
+        assert a == pytest.approx(b, abs=2e-3)
+    assert checkpoints(tmp_path / "by1") == checkpoints(tmp_path / "by5") == [20, 38]
+    np.testing.assert_array_equal(*(found[stride]["masks"]["updates"] for stride in (1, 5)))
+    for name in ("params", "ema"):
+        for a, b in zip(*(jax.tree.leaves(found[stride][name]) for stride in (1, 5)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # XLA fuses a loop in its own way
+    assert list(train._calls(3, 12, 5)) == [(3, 5), (5, 10), (10, 12)]
+    assert list(train._calls(10, 12, 1)) == [(10, 11), (11, 12)]
+
+
+def test_a_call_is_as_long_as_the_reports_allow(monkeypatch):
+    from types import SimpleNamespace
+
+    from rams_jax import experiment
+
+    config = synthetic.small_config("")
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")]))
+    for log, evaluate, save, expected in ((5, 20, 20, 5), (50, 100, 350, 10), (7, 14, 10, 1), (16, 16, 48, 8)):
+        config.train.log_every, config.train.evaluate_every, config.train.checkpoint_every = log, evaluate, save
+        assert experiment.steps_of_a_call(config, mesh) == expected
+        assert experiment.steps_of_a_call(config, experiment.sharding.make_mesh(1)) == 1  # of a CPU
