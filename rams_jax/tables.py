@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
+import tomllib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.claims import LARGEST_TEXT
@@ -27,6 +29,23 @@ def read_text(path: pathlib.Path) -> str:
         raise AnnotationError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
     except OSError as problem:
         raise AnnotationError(f"{path}: cannot be read ({problem.strerror}); allow reading it.") from None
+
+
+def parse_toml(path: pathlib.Path, text: str) -> dict[str, Any]:
+    """What the text of a TOML file says.
+
+    Raises:
+      AnnotationError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:  # integers of thousands of digits are plain ValueErrors
+        raise AnnotationError(f"{path}: is not TOML ({problem}); lines look like pixel_size = 0.5.") from None
+
+
+def shown(value: str) -> str:
+    """A text that somebody else wrote, short enough for a sentence."""
+    return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
 
 
 def in_words(names: Sequence[str]) -> str:

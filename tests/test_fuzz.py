@@ -48,3 +48,12 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(name, readers, tmp_path
 
     check()
     assert "refused" in found or name == "metrics.jsonl"
+
+
+@pytest.mark.parametrize(
+    "line", ["pixel_size = " + "1" * 5000, 'incomplete = ["' + "x" * 5000 + '"]', "x" * 5000 + " = 1"]
+)
+@pytest.mark.parametrize("name", ["project.toml", "project.toml, import"])
+def test_endless_values_make_no_endless_sentences(name, line, readers, tmp_path):
+    found = fuzzing.outcome(readers[name], tmp_path, line.encode() + b"\n")
+    assert found == "refused" or name == "project.toml, import"  # which looks at the names of the classes only

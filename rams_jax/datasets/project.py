@@ -17,13 +17,12 @@ import dataclasses
 import difflib
 import json
 import pathlib
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.datasets.findings import Report, error, reported
-from rams_jax.tables import in_words, read_table, read_text
+from rams_jax.tables import in_words, parse_toml, read_table, read_text, shown
 
 SPLITS = ("train", "validation", "test")
 
@@ -65,23 +64,20 @@ def read_project(path: pathlib.Path, names: Collection[str], report: Report) -> 
         return Project()
     content: dict[str, Any] = {}
     with reported(report, "project-syntax", path):
-        try:
-            content = tomllib.loads(read_text(path))
-        except (tomllib.TOMLDecodeError, RecursionError) as problem:
-            raise AnnotationError(f"{path}: is not TOML ({problem}); lines look like pixel_size = 0.5.") from None
+        content = parse_toml(path, read_text(path))
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in _KEYS:
             hint = _near(key, _KEYS) or f"it may hold {', '.join(_KEYS)}."
-            error(report, "project-key", path, f"there is no key {key!r}; {hint}")
+            error(report, "project-key", path, f"there is no key {shown(repr(key))}; {hint}")
         elif not _KEYS[key][1](value):
             given = json.dumps(value, default=str, ensure_ascii=False)
-            error(report, "project-value", path, f"{key} is {given}, but must be {_KEYS[key][0]}.")
+            error(report, "project-value", path, f"{key} is {shown(given)}, but must be {_KEYS[key][0]}.")
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
     for name in values.get("incomplete", ()):
         if name not in names:
-            error(report, "project-value", path, f"incomplete: {_no_image(name, names)}")
+            error(report, "project-value", path, f"incomplete: {_no_image(shown(name), names)}")
     return Project(**values)
 
 

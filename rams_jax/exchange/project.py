@@ -8,11 +8,10 @@ import io
 import json
 import pathlib
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 
 from rams_jax.annotations import AnnotationError
-from rams_jax.tables import read_table, read_text
+from rams_jax.tables import parse_toml, read_table, read_text
 
 Classes = Mapping[str, Mapping[int, str]]  # class name, by image name and id
 _COLUMNS = ("name", "id", "class")
@@ -92,8 +91,8 @@ def extended_project(folder: pathlib.Path, class_names: Sequence[str], pixel_siz
     new, count = re.subn(r"^class_names\s*=\s*\[[^\]]*\]", lambda _: line, old, count=1, flags=re.MULTILINE)
     new = new if count else line + "\n" + old  # above all tables
     try:
-        understood = tomllib.loads(new) == tomllib.loads(old) | {"class_names": list(class_names)}
-    except (tomllib.TOMLDecodeError, RecursionError):
+        understood = parse_toml(path, new) == parse_toml(path, old) | {"class_names": list(class_names)}
+    except AnnotationError:
         understood = False
     if not understood:
         raise AnnotationError(f"{path}: cannot be extended; write this into it, then import again: {line}")
@@ -101,10 +100,7 @@ def extended_project(folder: pathlib.Path, class_names: Sequence[str], pixel_siz
 
 
 def _class_names(path: pathlib.Path, text: str) -> tuple[str, ...]:
-    try:
-        names = tomllib.loads(text).get("class_names", [])
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise AnnotationError(f"{path}: cannot be read as TOML ({error}).") from None
+    names = parse_toml(path, text).get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise AnnotationError(f'{path}: class_names must be a list of names, such as ["nucleus"].')
     return tuple(names)
