@@ -247,7 +247,7 @@ def test_what_cannot_be_imported(home, change, words):
     [
         ("classes.csv", "name;id;class\n", "classes.csv: needs the columns name, id and class"),
         ("classes.csv", "name,id,class\ncells_1,one,a\n", "classes.csv: line 2: needs a name, an integer id"),
-        ("project.toml", "class_names = nucleus\n", "project.toml: cannot be read as TOML"),
+        ("project.toml", "class_names = nucleus\n", "project.toml: is not TOML"),
         ("project.toml", 'class_names = "nucleus"\n', "project.toml: class_names must be a list"),
         ("project.toml", 'class_names = ["a]"]\n', "project.toml: cannot be extended; write this into it"),
     ],
