@@ -232,8 +232,9 @@ experiment does, and so takes {TURNS} images / ({turns} devices) steps, but at l
 
 ## From 10^3 to 10^7 images
 
-`!`: the set does not fit, and a window of it would have to rotate, which the library does not do yet. A checkpoint
-holds the masks of all images and four copies of the parameters, not compressed. Reading is of 16-bit images, once.
+`!`: the set does not fit, and a window of it rotates (`train.window`); so far that works in runs of one process only,
+so that on several machines the set has to fit. A checkpoint holds the masks of all images and four copies of the
+parameters, not compressed. Reading is of 16-bit images, once.
 The last column names the largest of computation, network, rotation and reading over the whole training.
 
 | images | GPUs | steps | training | set a GPU | sum, step | rotation, step | reading | checkpoint | saving | largest |
@@ -248,7 +249,7 @@ The last column names the largest of computation, network, rotation and reading 
 - **Network**: the sum does not grow with the images. It takes, relative to the computation, {told}.
   On 512 GPUs it would be the largest term where a step computes for less than {span(most.traffic)}.
 - **Memory**: from {fits:,} images a GPU on ({fits * 8:,} on 8, {fits * 64:,} on 64, {fits * 512:,} on 512)
-  the set does not fit. Rotation would take {span(turns * total / HOST)} a step over PCIe,
+  the set does not fit. Rotation takes {span(turns * total / HOST)} a step over PCIe,
   hidden behind the computation.
 - **Storage**: a checkpoint of 10^6 images has {size(million.checkpoint)}, nearly all of it `current` and
   `age`; one node writes it in {span(cost(10**6, 8, first).saving)}, 64 nodes in {span(million.saving)}.
