@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return train.train(config, workdir)
     except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError, faults.NotFinite) as error:
         commandline.fail(error)
-    except processes.JaxRuntimeError as error:
+    except (processes.JaxRuntimeError, ValueError) as error:
         commandline.fail(processes.explain(error), processes.LOST)
     except train.Interrupted as error:
         commandline.fail(error, commandline.INTERRUPTED)

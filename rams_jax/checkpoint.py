@@ -83,9 +83,9 @@ def save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
         if processes.first():
             folder = pathlib.Path(manager.directory) / str(step)
             storage.write_json(folder / _DIGESTS, _digests(folder))
-    except processes.JaxRuntimeError:  # another process was lost
-        raise
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore has its own ways to say that the disk is full
+        if processes.is_of_jax(error):
+            raise
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WorkdirError(
             f"The checkpoint of step {step} cannot be written to {manager.directory} ({said}); make room there, then "

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 LOST = 3  # exit status
+_EXCHANGES = ("Gloo", "NCCL", "coordination service")  # as they are called in the messages
 _LOST_AFTER = 40  # seconds without a sign of life after which a process counts as lost
 
 
@@ -71,9 +72,14 @@ def _connect() -> None:
     meet("joined")
 
 
-def explain(error: JaxRuntimeError) -> str:
-    """The sentence for an error amid several processes, most likely the loss of one; without others it is raised."""
-    if not several():
+def is_of_jax(error: Exception) -> bool:
+    """Whether jax failed, or an exchange, which orbax meets as a ValueError when another process is lost in a save."""
+    return isinstance(error, JaxRuntimeError) or (several() and any(word in str(error) for word in _EXCHANGES))
+
+
+def explain(error: Exception) -> str:
+    """The sentence for an error amid several processes, most likely the loss of one; any other error is raised."""
+    if not several() or not is_of_jax(error):
         raise error
     said = str(error).splitlines()[0]
     return f"Another process was lost, or this one failed ({said}); start all again, to go on from the last checkpoint."

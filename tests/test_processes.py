@@ -133,6 +133,31 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
     assert_same_run(workdir, whole)
 
 
+LEFT_ALONE = """
+import os, sys
+from rams_jax import checkpoint, processes
+port, process, folder = sys.argv[1:]
+processes.join("127.0.0.1:" + port, 2, int(process))
+manager = checkpoint.open_checkpoints(folder)
+if process == "1":
+    os._exit(9)
+try:
+    checkpoint.save(manager, 1, {"step": __import__("jax").numpy.int32(1)})
+except Exception as error:
+    print(processes.explain(error), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_loss_in_the_middle_of_a_save_is_not_called_a_full_disk(tmp_path):
+    port = str(free_port())
+    commands = [[sys.executable, "-c", LEFT_ALONE, port, process, str(tmp_path / "checkpoints")] for process in "01"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pair = [subprocess.Popen(command, cwd=ROOT, **pipes) for command in commands]
+    (code, said, complaint), (lost, *_) = [ends(process, 120) for process in pair]
+    assert (code, lost) == (0, 9) and "Another process was lost" in said and "make room" not in said, said + complaint
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
