@@ -34,8 +34,12 @@ def start(folder, workdir, process, port):
     """One process of a run of two."""
     command = [sys.executable, "launch/main.py", f"--config=configs/folder.py:{folder}", f"--workdir={workdir}"]
     command += [f"--config.{part}.{k}={v}" for part, values in SETTINGS.items() for k, v in values.items()]
+    return begin([*command, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"])
+
+
+def begin(command):
+    """A process with one device."""
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    command += [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
@@ -135,14 +139,17 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
 
 LEFT_ALONE = """
 import os, sys
-from rams_jax import checkpoint, processes
+import jax
+from rams_jax import checkpoint, processes, sharding
 port, process, folder = sys.argv[1:]
 processes.join("127.0.0.1:" + port, 2, int(process))
-manager = checkpoint.open_checkpoints(folder)
+manager, everywhere = checkpoint.open_checkpoints(folder), jax.P()
+tree = {"step": jax.jit(lambda: 1, out_shardings=jax.NamedSharding(sharding.make_mesh(2), everywhere))()}
+checkpoint.save(manager, 1, tree)
 if process == "1":
     os._exit(9)
 try:
-    checkpoint.save(manager, 1, {"step": __import__("jax").numpy.int32(1)})
+    checkpoint.save(manager, 2, tree)
 except Exception as error:
     print(processes.explain(error), flush=True)
 os._exit(0)
@@ -152,8 +159,7 @@ os._exit(0)
 def test_a_loss_in_the_middle_of_a_save_is_not_called_a_full_disk(tmp_path):
     port = str(free_port())
     commands = [[sys.executable, "-c", LEFT_ALONE, port, process, str(tmp_path / "checkpoints")] for process in "01"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    pair = [subprocess.Popen(command, cwd=ROOT, **pipes) for command in commands]
+    pair = [begin(command) for command in commands]
     (code, said, complaint), (lost, *_) = [ends(process, 120) for process in pair]
     assert (code, lost) == (0, 9) and "Another process was lost" in said and "make room" not in said, said + complaint
 
