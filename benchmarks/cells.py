@@ -63,7 +63,7 @@ ABLATIONS = {
     "prior_objects_0": "evolution.prior_objects=0.0",
     "prior_objects_60": "evolution.prior_objects=60.0",
     "no_brakes": "evolution.max_area_factor=1000.0 evolution.leak_factor=1000.0",
-    "weak_01": "loss.weak=0.1",
+    "weak_0": "loss.weak=0.0",
     "weak_05": "loss.weak=0.5",
     "ema_0": "train.ema=0.0",
     "ema_095": "train.ema=0.95",

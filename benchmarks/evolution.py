@@ -109,7 +109,7 @@ def our_turn(turns: int) -> tuple[Any, Any]:
 
     config = default().evolution.to_dict() | {"reach": REACH, "tau_min": FLOOR / evolution.LAGGARD}
     settings = EvolutionSettings(**config, closing=(), seams=(0,))
-    level = Level(*(jnp.float32(0.5), *(jnp.full(1, x, jnp.float32) for x in (0.2, 0.8, TAU, 1200.0))))
+    level = Level(*(jnp.float32(0.5), *(jnp.full(1, x, jnp.float32) for x in (0.2, 0.8, TAU, FLOOR, 1200.0))))
 
     def inputs(image: dict[str, Any]) -> tuple[Predictions, Annotation]:
         ids = jnp.arange(66)  # more than there are objects, as where images differ
@@ -121,6 +121,7 @@ def our_turn(turns: int) -> tuple[Any, Any]:
             current=image["current"],
             classes=(ids > 0).astype(jnp.int32),
             strong=jnp.bool_(False),
+            complete=jnp.bool_(True),
         )
         return Predictions(image["p"][..., None], image["q"][..., None], seams), note
 

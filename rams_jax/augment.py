@@ -154,7 +154,7 @@ def crop(key: Array, data: DatasetState, index: Array, settings: AugmentSettings
         valid=maps[..., 4] > 0,
         full=classes[maps[..., 0]],
         partial=classes[maps[..., 1]],
-        current=jnp.where(maps[..., 2] < 0, -1, classes[jnp.maximum(maps[..., 2], 0)]),
+        current=jnp.where(maps[..., 2] < 0, -1 - classes[-1 - maps[..., 2]], classes[jnp.maximum(maps[..., 2], 0)]),
         auxiliary=read_maps(data.auxiliary[index], where),
         strong=data.strong[index],
         complete=data.complete[index],

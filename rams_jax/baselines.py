@@ -44,9 +44,9 @@ class Rule:
     update: Callable[[Predictions, Annotation, Level, EvolutionSettings], Update] | None = None
     all_strong: bool = False  # every training image is given with its full mask
     weak_images: bool = True  # the images without a full mask are trained on
-    unmarked: int = 0  # what the masks of weak images say of unmarked pixels at first: 0 = outside, -1 = nothing
+    unmarked: int = 0  # what is known of unmarked pixels of weak images at first: 0 = background, -1 = nothing
     memory: bool = False  # `update` keeps a running mean of p in `Update.average`
-    averaged: bool = False  # new images are segmented by the mean of p and q instead of p
+    grows: bool = False  # masks grow object by object; at the end the mean of p and q is the segmentation, not p alone
 
 
 def _approximation(classes: Array, batch: Batch, count: int) -> tuple[Array, Array]:
@@ -56,41 +56,39 @@ def _approximation(classes: Array, batch: Batch, count: int) -> tuple[Array, Arr
     return labels, jnp.broadcast_to(weight[..., None], labels.shape).astype(jnp.float32)
 
 
-def _targets(batch: Batch, count: int, segmentation: Array, known: Array, masks: Array, weak: Array) -> Targets:
+def _targets(batch: Batch, count: int, segmentation: Array, known: Array, masks: Array) -> Targets:
     approximation, weight = _approximation(masks, batch, count)
     return Targets(
         segmentation=jax.nn.one_hot(segmentation, count + 1),
         segmentation_weight=(batch.valid & known).astype(jnp.float32),
-        weak_weight=(batch.valid & weak).astype(jnp.float32),
         approximation=approximation,
         approximation_weight=weight,
     )
 
 
-def _dilated(mask: Array, radius: int) -> Array:
-    """bool[B, h, w]: within `radius` pixels (chessboard) of the mask."""
-    side = 2 * radius + 1
-    return jax.lax.reduce_window(mask, False, jax.lax.bitwise_or, (1, side, side), (1, 1, 1), "SAME")
+def outlines(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
+    """p learns Y on strong images, q learns the masks on all (Ke et al., arXiv 1906.12177)."""
+    return _targets(batch, count, batch.full, batch.strong[:, None, None], jnp.maximum(batch.current, 0))
 
 
 def recursive(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
-    """p learns Y on strong images, q learns the current masks on all (Ke et al., arXiv 2005.13053).
+    """As `outlines`, of masks that change (Ke et al., arXiv 2005.13053); p learns from weak images as well (ours).
 
-    With `settings.weak > 0` p also learns the grown masks of weak images (ours): object inside them, background where a
-    complete image has no mask within `settings.weak_margin` pixels, nothing between.
+    There it learns the grown masks, and beside them what `grown_masks` is sure of, with the weight `settings.weak`.
     """
     strong = batch.strong[:, None, None]
-    masks = jnp.maximum(batch.current, 0)
-    far = batch.complete[:, None, None] & ~_dilated(masks > 0, settings.weak_margin)
-    return _targets(batch, count, batch.full, strong, masks, ~strong & ((masks > 0) | far))
+    learnt = jnp.where(batch.current < 0, -1 - batch.current, batch.current)
+    known = strong | (batch.current != -1)
+    targets = _targets(batch, count, jnp.where(strong, batch.full, learnt), known, jnp.maximum(batch.current, 0))
+    weight = targets.segmentation_weight * jnp.where(strong, 1.0, settings.weak)
+    return dataclasses.replace(targets, segmentation_weight=weight)
 
 
 def naive(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """Partial masks are taken for full ones."""
     strong = batch.strong[:, None, None]
     labels = jnp.where(strong, batch.full, batch.partial)
-    everywhere = jnp.ones_like(batch.valid)
-    return _targets(batch, count, labels, everywhere, batch.partial, ~everywhere)
+    return _targets(batch, count, labels, jnp.ones_like(batch.valid), batch.partial)
 
 
 def ignore(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
@@ -101,7 +99,7 @@ def ignore(batch: Batch, count: int, settings: LossSettings, view: View) -> Targ
     """
     strong = batch.strong[:, None, None]
     labels = jnp.where(strong, batch.full, batch.partial)
-    return _targets(batch, count, labels, strong | (batch.partial > 0), batch.partial, jnp.zeros_like(batch.valid))
+    return _targets(batch, count, labels, strong | (batch.partial > 0), batch.partial)
 
 
 def pseudo(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
@@ -109,7 +107,7 @@ def pseudo(batch: Batch, count: int, settings: LossSettings, view: View) -> Targ
     strong = batch.strong[:, None, None]
     labels = jnp.where(strong, batch.full, jnp.maximum(batch.current, 0))
     known = strong | (batch.current >= 0)
-    return _targets(batch, count, labels, known, batch.partial, jnp.zeros_like(batch.valid))
+    return _targets(batch, count, labels, known, batch.partial)
 
 
 def scribble2label(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
@@ -131,7 +129,7 @@ def threestage(batch: Batch, count: int, settings: LossSettings, view: View) -> 
     masks = jnp.where(strong, batch.full, batch.current)
     found = masks >= 0
     known = strong | (batch.partial > 0) | (found & (view.progress >= LAST_STAGE))
-    targets = _targets(batch, count, jnp.maximum(masks, 0), known, jnp.maximum(masks, 0), jnp.zeros_like(batch.valid))
+    targets = _targets(batch, count, jnp.maximum(masks, 0), known, jnp.maximum(masks, 0))
     weight = jnp.broadcast_to((batch.valid & found)[..., None], targets.approximation.shape)
     return dataclasses.replace(targets, approximation_weight=weight.astype(jnp.float32))
 
@@ -152,7 +150,6 @@ def dmsps(batch: Batch, count: int, settings: LossSettings, view: View) -> Targe
     return Targets(
         segmentation=labels,
         segmentation_weight=weight,
-        weak_weight=jnp.zeros_like(weight),
         approximation=labels[..., 1:],
         approximation_weight=jnp.broadcast_to(weight[..., None], p[..., 1:].shape),
     )
@@ -163,6 +160,20 @@ def _with_background(probabilities: Array) -> Array:
     background = jnp.maximum(1 - probabilities.sum(-1, keepdims=True), 0)
     shares = jnp.concatenate([background, probabilities], axis=-1)
     return shares / shares.sum(-1, keepdims=True)
+
+
+def grown_masks(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
+    """`evolution.evolve`, and what the averaged network is sure of in no mask, from `settings.start` on (ours).
+
+    Background is 0. A class is told apart from the masks, so that the approximation task learns the masks alone. Where
+    the marks leave no room for it, it is background if all objects are marked, and nothing is known otherwise.
+    """
+    update = evolution.evolve(predictions, note, level, settings)
+    assert update.near is not None
+    sure = _confident(predictions.segmentation, CONFIDENT, note)
+    there = jnp.where(update.near, -1 - sure, jnp.where(note.complete, 0, -1))
+    sure = jnp.where((level.progress >= settings.start) & note.inside, jnp.where(sure > 0, there, sure), -1)
+    return dataclasses.replace(update, current=jnp.where((update.current > 0) | note.strong, update.current, sure))
 
 
 def pseudo_labels(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -232,12 +243,12 @@ def _labelled(
 
 
 RULES = {
-    "rams": Rule(recursive, update=evolution.evolve, averaged=True),
-    "full": Rule(recursive, all_strong=True),
-    "strong": Rule(recursive, weak_images=False),
+    "rams": Rule(recursive, update=grown_masks, unmarked=-1, grows=True),
+    "full": Rule(outlines, all_strong=True),
+    "strong": Rule(outlines, weak_images=False),
     "naive": Rule(naive),
     "ignore": Rule(ignore),
-    "multitask": Rule(recursive),
+    "multitask": Rule(outlines),
     "pseudo": Rule(pseudo, update=pseudo_labels, unmarked=-1),
     "scribble2label": Rule(scribble2label, update=filtered_labels, unmarked=-1, memory=True),
     "seedgrow": Rule(pseudo, update=grown_seeds, unmarked=-1),

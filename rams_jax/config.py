@@ -88,8 +88,7 @@ def default() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.approximation = 1.0  # weight of the approximation task
     config.loss.auxiliary = 0.3  # weight of the auxiliary tasks
-    config.loss.weak = 0.0  # weight of the segmentation loss on the grown masks; 0 is the paper's setting
-    config.loss.weak_margin = 8  # pixels around a grown mask that teach the segmentation nothing
+    config.loss.weak = 1.0  # of a pixel of a marked image in the segmentation, an outlined one being 1; 0 in the paper
 
     config.evolution = ConfigDict()
     config.evolution.images_per_step = 4  # weak images whose masks are updated in a step, per shard
@@ -276,7 +275,6 @@ _RULES: dict[str, Rule] = {
     "loss.approximation": _NOT_NEGATIVE,
     "loss.auxiliary": _NOT_NEGATIVE,
     "loss.weak": _NOT_NEGATIVE,
-    "loss.weak_margin": _integer(0),
     "evolution.images_per_step": _integer(1),
     "evolution.start": _SHARE,
     "evolution.end": _SHARE,

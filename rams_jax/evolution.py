@@ -333,7 +333,7 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
       settings: constants of the recursion.
 
     Returns:
-      The next masks, the instances that a brake held, and the image's tally.
+      The next masks, the instances that a brake held, the image's tally, and where objects may be.
     """
     count, instances = level.tau.shape[0], note.classes.shape[0]
     field = Field(predictions, note, settings)
@@ -374,7 +374,8 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     likely = (_of_class(predictions.segmentation, classes) >= 0.5) | (note.partial > 0)
     objects = areas(jnp.where(likely, territory, 0))
     tally = jnp.concatenate([histogram, objects, areas(note.partial), areas(new)], axis=1)
-    return Update(current=new, held=held, tally=jnp.where(note.strong, 0.0, tally))
+    near = (territory > 0) & (score >= _of_class(level.beyond[None, None, :], classes))
+    return Update(current=new, held=held, tally=jnp.where(note.strong, 0.0, tally), near=near)
 
 
 def schedule(progress: Array, rho: Array, settings: EvolutionSettings) -> Array:

@@ -38,7 +38,7 @@ def evaluate(
 def _opinions(run: Run, state: TrainState, examples: Sequence[Example]) -> tuple[list[Predictions], list[np.ndarray]]:
     """What the averaged network says of each image, and the probability used as its segmentation."""
     opinions = predict(run.program.model, processes.whole(state.ema), [e.image for e in examples])
-    return opinions, [foreground(o, run.program.rule.averaged) for o in opinions]
+    return opinions, [foreground(o, run.program.rule.grows) for o in opinions]
 
 
 def validation_scores(run: Run, state: TrainState) -> dict[str, float]:
@@ -57,9 +57,9 @@ def evaluate_masks(run: Run, current: np.ndarray) -> dict[str, float] | None:
       run: what is trained.
       current: int16[own slots, H, W]; each process counts on its own images, and all must call this.
     """
-    if not grows(run):
+    if not run.program.rule.grows:
         return None
-    known = [(_cut(current[at], e), e) for at, e in run.own_weak() if e.full is not None]
+    known = [(np.maximum(_cut(current[at], e), 0), e) for at, e in run.own_weak() if e.full is not None]
     counts = mask_counts([e for _, e in known], [c for c, _ in known])
     found = processes.exchange([len(known), counts.intersection, counts.truth, counts.predicted])
     images, *sums = (sum(numbers) for numbers in zip(*found, strict=True))
@@ -88,12 +88,14 @@ def finish(
     config, splits = run.config, run.splits
     evolution_share = round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None
     masks = evaluate_masks(run, processes.local(run.window.masks(state).current))
-    evolved = _write_grown(run, state, path / "evolved") if grows(run) else []  # also where the truth is unknown
+    evolved = (
+        _write_grown(run, state, path / "evolved") if run.program.rule.grows else []
+    )  # also where the truth is unknown
     held = processes.whole(run.window.masks(state).held)
     shown = _shown(run)
     if not processes.first():
         return {}
-    pictures = outputs.growth_figures(evolved) if grows(run) else {}
+    pictures = outputs.growth_figures(evolved) if run.program.rule.grows else {}
     if config.train.tune_instances:
         tuned = tune(splits.validation, *_opinions(run, state, splits.validation), run.instances)
         run = dataclasses.replace(run, instances=tuned)
@@ -128,7 +130,7 @@ def finish(
         **outputs.environment(),
     }
     program, data = run.program, config.data
-    known = (program.rule.averaged, run.instances, data.class_names, data.auxiliary, data.channels)
+    known = (program.rule.grows, run.instances, data.class_names, data.auxiliary, data.channels)
     seen = (shown.pixel_size, shown.longest)
     network = trained(program.model, processes.whole(state.ema), *known, *seen, summary)
     save_network(path / "network", network, replace=True)
@@ -148,7 +150,9 @@ def _write_grown(run: Run, state: TrainState, folder: pathlib.Path) -> list[tupl
     masks = run.window.masks(state)
     current, age = processes.local(masks.current), processes.local(masks.age)
     own = run.own_weak()
-    outputs.write_maps(folder, {f"{e.name}_masks": (_cut(current[at], e), e.pixel_size) for at, e in own})
+    outputs.write_maps(
+        folder, {f"{e.name}_masks": (np.maximum(_cut(current[at], e), 0), e.pixel_size) for at, e in own}
+    )
     outputs.write_maps(folder, {f"{e.name}_age": (_cut(age[at], e), e.pixel_size) for at, e in own})
     position = {name: i for i, name in enumerate(run.splits.train.names)}
     objects = processes.merged({position[e.name]: _objects(e.partial) for _, e in own})
@@ -192,11 +196,6 @@ def _objects(instances: Any) -> int:
     return len(np.setdiff1d(instances, 0))
 
 
-def grows(run: Run) -> bool:
-    """Masks of weak images grow, object by object."""
-    return run.program.rule.update is not None and not run.program.rule.unmarked
-
-
 def _share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) -> float:
     """Time of the masks' turn, run by itself on one shard's images, relative to a whole step; 0 where none evolve."""
     if run.program.rule.update is None:
@@ -220,7 +219,7 @@ def _warnings(run: Run, holds: np.ndarray, rows: list[dict[str, Any]]) -> list[s
             f"{left_out} steps had no finite loss or gradient and were left out; not_finite/ holds their crops."
         )
     areas = [row for row in rows if "area" in row and row["goal"] > 0]  # 0 where nothing is marked
-    if not areas or not grows(run):
+    if not areas or not run.program.rule.grows:
         return found
     share = areas[-1]["area"] / areas[-1]["goal"]
     if share < 0.85:

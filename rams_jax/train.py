@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rams_jax import checkpoint, faults, outputs, processes
 from rams_jax import config as settings
 from rams_jax.experiment import Run, prepare, stream
-from rams_jax.finish import finish, grows, validation_scores
+from rams_jax.finish import finish, validation_scores
 from rams_jax.types import TrainState
 
 
@@ -49,7 +49,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     first, total, train = int(state.step), config.train.steps, config.train
     # On every device now, so that no step has to bring it there.
     key = jax.jit(lambda key: key, out_shardings=state.step.sharding)(stream(config.seed, "crops"))
-    log = outputs.Log(path, first, grows(run))
+    log = outputs.Log(path, first, run.program.rule.grows)
     if processes.first():
         for sentence in run.splits.warnings:
             print(f"Warning: {sentence}")

@@ -114,9 +114,6 @@ def batch_loss(params, batch: Batch, progress: Array, chance: Array, program: Pr
                 losses.binary_cross_entropy(auxiliary[..., i : i + 1], *channel)
                 + losses.binary_soft_dice(auxiliary[..., i : i + 1], *channel)
             )
-    if program.loss.weak:
-        labels = jax.nn.one_hot(jnp.maximum(batch.current, 0), program.model.classes + 1)
-        parts["loss_weak"] = program.loss.weak * losses.cross_entropy(segmentation, labels, targets.weak_weight)
     loss = sum(parts.values(), jnp.float32(0))
     return loss, parts | {"loss": loss}
 
@@ -136,9 +133,10 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         inside=take(blocks.inside),
         full=take(blocks.full).astype(jnp.int32),
         partial=take(blocks.partial).astype(jnp.int32),
-        current=take(masks.current).astype(jnp.int32),
+        current=jnp.maximum(take(masks.current).astype(jnp.int32), 0),
         classes=take(blocks.classes),
         strong=take(blocks.strong),
+        complete=take(blocks.complete),
         average=jax.tree.map(take, masks.average),
     )
     opinion = predictions(forward(program.model, state.ema, take(blocks.image), note.inside))
@@ -207,7 +205,9 @@ def evolution_turn(state: TrainState, tally: Array | None = None, *, program: Pr
     rho = evolution.estimated_rho(tally, data.rho, data.outlined, program.evolution.prior_objects)
     kappa = evolution.schedule(progress, rho, program.evolution)
     tau = evolution.coverage_threshold(tally, kappa, rho, program.evolution.tau_min)
-    level = Level(progress=progress, rho=rho, kappa=kappa, tau=tau, largest=data.largest)
+    # As far above the objects' area as the masks are below it.
+    beyond = evolution.coverage_threshold(tally, 2.0 - kappa, rho, 0.0)
+    level = Level(progress=progress, rho=rho, kappa=kappa, tau=tau, beyond=beyond, largest=data.largest)
     blocks = _evolve(state, level, _blocks(data), program)
     masks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.masks)
     return dataclasses.replace(state, tau=tau, data=dataclasses.replace(data, masks=masks)), level

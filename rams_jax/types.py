@@ -38,7 +38,8 @@ class Example:
 class MaskState:
     """What the recursion changes: the current approximations of all images."""
 
-    current: Array  # int16[N, H, W]: A_t; -1 = no statement about this pixel (not with `rams`)
+    # int16[N, H, W]: A_t. In no mask: 0 = background, -1 = nothing is known, -1 - id = taken for the class of this id.
+    current: Array
     age: Array  # int16[N, H, W]: the update at which the pixel joined; 0 = drawn by the user, or in no mask
     held: Array  # bool[N, J + 1 + K]: instances that a brake held back at their last update
     # float32[N, K, bins + 3], at the image's last turn: scores of pixels in reach; area of the objects by p, of P, of A
@@ -82,9 +83,10 @@ class Annotation:
     inside: Array  # bool[H, W]
     full: Array  # int32[H, W]
     partial: Array  # int32[H, W]
-    current: Array  # int32[H, W]
+    current: Array  # int32[H, W]: A_t, 0 = in no mask
     classes: Array  # int32[J + 1 + K]
     strong: Array  # bool[]
+    complete: Array  # bool[]
     average: Array | None = None  # uint8[H, W, K]
 
 
@@ -96,6 +98,7 @@ class Level:
     rho: Array  # float32[K]: share of the objects' area that the marks cover, as far as known now
     kappa: Array  # float32[K]: share of the objects' area that the masks should hold
     tau: Array  # float32[K]: score above which pixels join on weak images
+    beyond: Array  # float32[K]: score below which no object is expected, however well the masks grow
     largest: Array  # float32[K]: as in DatasetState
 
 
@@ -106,6 +109,7 @@ class Update:
     current: Array  # int32[H, W]
     held: Array  # bool[J + 1 + K]
     tally: Array  # float32[K, bins + 3]
+    near: Array | None = None  # bool[H, W]: may belong to a marked object; of `evolution.evolve` only
     average: Array | None = None  # uint8[H, W, K]
 
 
@@ -118,7 +122,7 @@ class Batch:
     valid: Array  # bool[B, h, w]
     full: Array  # int32[B, h, w]: class map of the full masks
     partial: Array  # int32[B, h, w]: class map of the marks
-    current: Array  # int32[B, h, w]: class map of A_t; -1 = no statement
+    current: Array  # int32[B, h, w]: class map of A_t; in no mask -1 - k = taken for class k, -1 = nothing is known
     auxiliary: Array  # int8[B, h, w, S]
     strong: Array  # bool[B]
     complete: Array  # bool[B]
@@ -131,7 +135,6 @@ class Targets:
 
     segmentation: Array  # float32[B, h, w, K + 1]: shares of background and the classes
     segmentation_weight: Array  # float32[B, h, w]
-    weak_weight: Array  # float32[B, h, w]: where the segmentation also learns `current`
     approximation: Array  # float32[B, h, w, K]
     approximation_weight: Array  # float32[B, h, w]
 
@@ -208,8 +211,9 @@ class AugmentSettings:
 class LossSettings:
     approximation: float
     auxiliary: tuple[float, ...]  # of each of the S channels
-    weak: float  # weight of the segmentation loss on the grown masks; 0 is the paper's setting
-    weak_margin: int  # pixels around a grown mask that teach the segmentation nothing
+    weak: (
+        float  # of a pixel of a weak image in the segmentation loss, an outlined one being 1; 0 is the paper's setting
+    )
 
 
 @dataclasses.dataclass(frozen=True)

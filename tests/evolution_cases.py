@@ -46,8 +46,8 @@ def _evolve(case, strong, numbers, monotone):
     settings = types.SimpleNamespace(**numbers, monotone=monotone, **channels(case))
 
     def one(case, strong):
-        note = Annotation(case.inside, case.full, case.partial, case.current, case.classes, strong)
-        level = Level(jnp.float32(0), case.rho, case.kappa, case.tau, case.largest)
+        note = Annotation(case.inside, case.full, case.partial, case.current, case.classes, strong, True)
+        level = Level(jnp.float32(0), case.rho, case.kappa, case.tau, jnp.zeros_like(case.tau), case.largest)
         return evolution.evolve(Predictions(case.p, case.q, case.s), note, level, settings)
 
     return jax.vmap(one)(case, strong)

@@ -68,7 +68,7 @@ IMPOSSIBLE = [
     ("train.log_every", 0),
     ("train.shards", -1),
     ("loss.approximation", -1.0),
-    ("loss.weak_margin", -1),
+    ("loss.weak", -1.0),
     ("evolution.images_per_step", 0),
     ("evolution.coverage", 0.0),
     ("evolution.alpha", 1.5),
