@@ -76,6 +76,8 @@ ABLATIONS = {
 }
 PEERS = ("forest", "monai", "nnunet", "stardist", "cellpose")  # modules in benchmarks/peers/run.py
 NOT_INSTALLED = 69  # its exit status then
+# The budgets at which something is left to win; `full` has none.
+CONTEST = {"histology": "square64", "fluorescence": "square64", "food_sem": "square64", "ultrasound": ""}
 TRAINING = {"histology": 60, "fluorescence": 100, "ultrasound": 204, "food_sem": 61}  # images
 SHARES = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5)  # of them, that are outlined; of all of them it is `full`
 CURVE = ("step", "val_dice", "val_aji", "masks_precision", "masks_recall", "masks_dice")  # kept at each evaluation
@@ -133,14 +135,18 @@ def plan() -> list[Cell]:
     main = ("full", "rams", "strong", "multitask", "ignore", "pseudo", "scribble2label")
     few = {data: [f"strong1weak{count // part}" for part in (8, 3)] for data, count in TRAINING.items()}
     blocks = [
+        (CONTEST, [""], ["full"], seeds),
+        *(([data], [variant], main[1:], seeds) for data, variant in CONTEST.items()),
+        *(
+            ([data], [variant], [m for m in METHODS + PEERS if m != "full"], seeds[:1])
+            for data, variant in CONTEST.items()
+        ),
         ((*TRAINING, "microscopy"), [""], main[:3], seeds),
         (EXPERIMENTS, [""], ["rams"], seeds),
-        (TRAINING, [""], main, seeds),
-        (TRAINING, [""], METHODS, seeds[:1]),
         (TRAINING, ROUGH, ["rams"], seeds),
         *(([data], budgets(data), main[1:3], seeds) for data in TRAINING),
         *(([data], few[data], ["rams"], seeds) for data in TRAINING),
-        (["histology", "food_sem"], ABLATIONS, ["rams"], seeds[:1]),
+        (["microscopy", "food_sem"], ABLATIONS, ["rams"], seeds[:1]),
     ]
     cells = [block(*sets, s) for *sets, some in blocks for s in some]
     return list(dict.fromkeys(cell for some in cells for cell in some))

@@ -4,6 +4,7 @@
   python benchmarks/compare.py --data microscopy --table     print the table of the cells that are there
   python benchmarks/compare.py --data histology --variants budgets rough --methods rams --dry     what would be run
   python benchmarks/compare.py --ablations --data histology food_sem --seeds 0
+  python benchmarks/compare.py --contest --table             one table of the budgets at which something is left to win
   python benchmarks/compare.py --all                         everything, then the figures (benchmarks/figures.py)
 
 Summaries and the commands that made them are kept in benchmarks/results/EXPERIMENT[/VARIANT] and, of ablations,
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from cells import (
     ABLATIONS,
+    CONTEST,
     EXPERIMENTS,
     PEERS,
     RESULTS,
@@ -56,6 +58,9 @@ def main() -> None:
         return
     if not arguments.table:
         run_cells(missing, arguments.results, arguments.runs, arguments.jobs)
+    if arguments.contest:
+        print(f"\n{contest_table(arguments.results, arguments.methods)}")
+        return
     for data in dict.fromkeys(cell.data for cell in cells if cell.variant in ABLATIONS):
         folder = Cell(data, "default", "rams", 0).path(arguments.results).parent
         print(f"\n{data}, ablations on the validation images\n\n{ablation_table(folder)}")
@@ -88,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS + PEERS, default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 unless given; of --all, as planned")
     parser.add_argument("--all", action="store_true", help="all cells of cells.plan(), and the figures")
+    parser.add_argument("--contest", action="store_true", help="every method on the four sets of cells.CONTEST")
     parser.add_argument("--ablations", action="store_true", help="one change of settings each, of rams")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs", help="where the runs lie, or are put")
@@ -114,6 +120,8 @@ def wanted(arguments: argparse.Namespace) -> list[Cell]:
     if arguments.all:
         return [cell for cell in plan() if arguments.seeds is None or cell.seed in arguments.seeds]
     seeds = [0, 1, 2] if arguments.seeds is None else arguments.seeds
+    if arguments.contest:
+        return [Cell(*at, method, seed) for seed in seeds for method in arguments.methods for at in places(method)]
     if arguments.ablations:
         return [cell for s in seeds for cell in block(arguments.data, ABLATIONS, ["rams"], s)]
     cells = []
@@ -184,13 +192,57 @@ def table(cells: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def places(method: str) -> list[tuple[str, str]]:
+    """Data and variant of the cells of a method in the contest; all images are outlined for `full` in any case."""
+    return [(data, "" if method == "full" else variant) for data, variant in CONTEST.items()]
+
+
+def contest_table(results: pathlib.Path, methods: Sequence[str]) -> str:
+    """Markdown: Dice and its 95 % interval, AJI and seeds on the test images; the mean share of the gap in Dice.
+
+    The share is the mean over the four sets of (method - strong) / (full - strong), over the seeds in common.
+    """
+    folders = {
+        method: [Cell(*at, method, 0).path(results).parent for at in places(method)] for method in METHODS + PEERS
+    }
+    found = {m: [by_method(folder).get(m, []) for folder in there] for m, there in folders.items()}
+    lines = [f"| method | {' | '.join(CONTEST)} | recovered |", "|---" * (len(CONTEST) + 2) + "|"]
+    for method in [method for method in methods if any(found[method])]:
+        row = [in_short(cells) for cells in found[method]]
+        shares = [share({m: whole(found[m][i]) for m in ("strong", "full", method)}) for i in range(len(CONTEST))]
+        known = [number for number in shares if number is not None]
+        row.append(f"{np.mean(known):.0%}" if len(known) == len(CONTEST) and method not in ("strong", "full") else "")
+        lines.append(f"| `{method}` | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def in_short(cells: Sequence[dict]) -> str:
+    """`0.886 ± 0.007 / 0.595 (3)`: Dice, AJI and the number of seeds; `failed` if no cell is whole."""
+    dice, aji = ([cell["test"][name] for cell in whole(cells)] for name in ("dice", "aji"))
+    return f"{spread(dice)} / {np.mean(aji):.3f} ({len(dice)})" if dice else "failed" if cells else ""
+
+
+def share(cells: dict[str, list[dict]]) -> float | None:
+    """Of the gap in Dice from `strong` to `full`, what the last of the methods closes, over the seeds that all have."""
+    means = gap(cells, "dice")
+    return (means[-1] - means[0]) / (means[1] - means[0]) if means else None
+
+
+def gap(cells: dict[str, list[dict]], name: str) -> list[float]:
+    """Mean score of each method over the seeds that all of them have; [] if there are none."""
+    by_seed = [{cell["seed"]: cell["test"][name] for cell in some} for some in cells.values()]
+    seeds = set.intersection(*(set(scores) for scores in by_seed))
+    return [float(np.mean([scores[seed] for seed in seeds])) for scores in by_seed] if seeds else []
+
+
 def recovered(cells: dict[str, list[dict]], method: str, name: str) -> str:
     """Share of the gap; nothing for its two ends, for other tools, or where the three have no seed in common."""
-    by_seed = {m: {c["seed"]: c["test"][name] for c in cells.get(m, [])} for m in ("strong", "full", method)}
-    seeds = set.intersection(*(set(scores) for scores in by_seed.values()))
-    if method in ("strong", "full", *PEERS) or not seeds:
+    if method in ("strong", "full", *PEERS):
         return ""
-    low, high, reached = (float(np.mean([scores[seed] for seed in seeds])) for scores in by_seed.values())
+    means = gap({m: cells.get(m, []) for m in ("strong", "full", method)}, name)
+    if not means:
+        return ""
+    low, high, reached = means
     return f"{(reached - low) / (high - low):.0%} of {high - low:.3f}" if high > low else ""
 
 

@@ -136,6 +136,21 @@ def test_the_tables_by_hand(tmp_path):
     assert "0.860 ± 0.127" in rows[1] and "56% of 0.090" in rows[1] and rows[1].endswith(" 2 |")
     assert rows[3].endswith(" 0, 1 failed |") and rows[4].endswith(" 1 |")
 
+    # In the contest `full` lies with the whole images, the others with a square of each.
+    contest = cells.CONTEST.items()
+    for (data, variant), (low, high, reached) in zip(
+        contest, [(0.5, 0.9, 0.8), (0.8, 0.9, 0.9), (0.6, 0.8, 0.7)] * 2, strict=False
+    ):
+        put(tmp_path / "contest", Cell(data, "", "full", 0), high)
+        put(tmp_path / "contest", Cell(data, variant, "strong", 0), low)
+        put(tmp_path / "contest", Cell(data, variant, "rams", 0), reached)
+    Cell("histology", "square64", "naive", 0).path(tmp_path / "contest").write_text(failed.read_text())
+    rows = compare.contest_table(tmp_path / "contest", ["rams", "full", "pseudo", "naive"]).splitlines()[2:]
+    # Shares 0.75, 1, 0.5 and 0.75.
+    assert rows[0] == "| `rams` | 0.800 / 0.800 (1) | 0.900 / 0.900 (1) | 0.700 / 0.700 (1) | 0.800 / 0.800 (1) | 75% |"
+    assert rows[1].startswith("| `full` | 0.900") and rows[1].endswith("|  |") and len(rows) == 3
+    assert rows[2] == "| `naive` | failed |  |  |  |  |"
+
     for name, ends in (("default", (0.80, 0.84)), ("alpha_1", (0.79, 0.80)), ("monotone", (0.81,))):
         for seed, end in enumerate(ends):
             curve = {"step": [1, 2], "val_dice": [0.1, end], "val_aji": [0.1, 0.5], "masks_recall": [0.2, 0.9]}
