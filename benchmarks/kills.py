@@ -290,7 +290,7 @@ def phase_of(hit: str) -> str:
     """What the run was at, from the file that it wrote last."""
     place = hit.partition("/")[0]
     if hit.endswith(storage.UNFINISHED) or place == "checkpoints" and not hit.endswith("/digests.json"):
-        return f"writing {place}"
+        return f"writing {place.removesuffix(storage.UNFINISHED)}"
     return {"nothing": "start", "config.json": "start", "metrics.jsonl": "steps"}.get(place, f"after {place}")
 
 

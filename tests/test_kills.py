@@ -45,6 +45,7 @@ def test_killed_three_times_and_the_same_in_the_end(tmp_path):
         ("checkpoints/50/_CHECKPOINT_METADATA", "writing checkpoints"),  # before its digests
         ("checkpoints/50/digests.json", "after checkpoints"),
         ("figures/curves.png.tmp", "writing figures"),
+        ("report.html.tmp", "writing report.html"),
         ("summary.json", "after summary.json"),
     ],
 )
