@@ -1,10 +1,11 @@
 """Kills a run forty times, restarts it, and compares what becomes of it with the run that nobody killed.
 
-  python benchmarks/kills.py     writes benchmarks/results/kills.json
+  python benchmarks/kills.py     writes benchmarks/results/kills.json, on Linux
+  python benchmarks/kills.py --places pictures report --kills 6 --out benchmarks/results/kills_pictures.json
 
 A tiny run (`tests/synthetic.py`) is killed five times (SIGKILL) and then left alone, again and again: at times drawn
-over its whole length, and, so that no phase is missed, at files that appear. Steps and the masks' turn are one compiled
-program, so a kill among the steps hits either.
+over its whole length, and, so that no phase is missed, at files that appear, or with a file half written. Steps and the
+masks' turn are one compiled program, so a kill among the steps hits either.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import fcntl
+import io
 import json
 import os
 import pathlib
@@ -22,14 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 
-from rams_jax import checkpoint, outputs
+from rams_jax import checkpoint, outputs, storage
 from rams_jax.annotations import read_instances
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -50,9 +53,10 @@ PHASES = {
     "results": "evolved/*.tif*",
     "predictions": "predictions/*.tif*",
     "network": "network/*",
-    "pictures": "figures/*",
-    "report": "report.html*",
 }
+# What is written too quickly for that.
+FILES = {"pictures": ("figures/growth.png", "figures/curves.png"), "report": ("report.html",)}
+_PAGE = 4096  # bytes, fewer than half of any of these files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,36 @@ def at_phase(phase: str, delay: float) -> Moment:
     return Moment(phase, lambda workdir, began, spent: _fresh(workdir, PHASES[phase], began), delay)
 
 
+def amid_file(name: str, file: str) -> Moment:
+    """When a page of the file is written: a pipe in the place of the unfinished file holds the process up there."""
+    pipe: list[io.FileIO] = []
+
+    def come(workdir: pathlib.Path, began: float, spent: float) -> bool:
+        unfinished = workdir / (file + storage.UNFINISHED)
+        if not pipe:
+            if not (workdir / "config.json").exists():  # it would not take the folder for its own
+                return False
+            unfinished.parent.mkdir(exist_ok=True)
+            unfinished.unlink(missing_ok=True)
+            os.mkfifo(unfinished)
+            pipe.append(io.FileIO(os.open(unfinished, os.O_RDONLY | os.O_NONBLOCK)))
+            fcntl.fcntl(pipe[0], fcntl.F_SETPIPE_SZ, _PAGE)
+        written = pipe[0].read(_PAGE)
+        if written:
+            unfinished.unlink()
+            unfinished.write_bytes(written)  # as a kill leaves it
+        return bool(written)
+
+    return Moment(name, come)
+
+
+def at_place(place: str, rng: np.random.Generator) -> Moment:
+    """At one of `PHASES` or `FILES`."""
+    if place in FILES:
+        return amid_file(place, FILES[place][rng.integers(len(FILES[place]))])
+    return at_phase(place, rng.uniform(0, 0.1))
+
+
 def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
     """What starts the run, and goes on with it."""
     settings = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
@@ -101,7 +135,8 @@ def run(folder: pathlib.Path, workdir: pathlib.Path, moment: Moment | None = Non
     """Starts the command, kills it at the moment or lets it end.
 
     Returns:
-      What the process wrote last before it was killed: a path below the workdir, or `nothing`; None: it ended before.
+      What the process wrote last before it was killed, TensorBoard's buffer left out: a path below the workdir, or
+      `nothing`; None: it ended before.
 
     Raises:
       RuntimeError: it failed by itself.
@@ -123,10 +158,8 @@ def run(folder: pathlib.Path, workdir: pathlib.Path, moment: Moment | None = Non
         if moment is None or code != -signal.SIGKILL:
             said.seek(0)
             raise RuntimeError(f"ended with {code}: {said.read()[-2000:]}")
-    written = (
-        [(path.stat().st_mtime, path) for path in workdir.rglob("*") if path.is_file()] if workdir.exists() else []
-    )
-    mtime, last = max(written, default=(0.0, workdir))
+    files = [path for path in workdir.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
+    mtime, last = max(((path.stat().st_mtime, path) for path in files), default=(0.0, workdir))
     return last.relative_to(workdir).as_posix() if mtime > began else "nothing"
 
 
@@ -185,21 +218,25 @@ def differences(found: pathlib.Path, expected: pathlib.Path) -> list[str]:
     return wrong
 
 
-def plan(rng: np.random.Generator, seconds: float) -> Iterator[Moment]:
-    """Moments without end; of each five two at any time, one amid the steps, one amid a save, one at the end."""
+def plan(rng: np.random.Generator, seconds: float, places: Sequence[str]) -> Iterator[Moment]:
+    """Moments without end, at these places by turns or, without any, of each five two at any time, one amid the steps,
+    one amid a save, one at the end."""
+    while places:
+        yield from (at_place(place, rng) for place in places)
     endings = ["results", "pictures", "report", "predictions", "network"]
     for number in range(10**6):
         yield after(rng.uniform(0, seconds))
         yield at_row(int(rng.integers(1, STEPS - 20)), rng.uniform(0, 0.1))
-        yield at_phase("saving", rng.uniform(0, 0.1))
+        yield at_place("saving", rng)
         yield after(rng.uniform(0, 0.8 * seconds))  # it has come some way already
-        yield at_phase(endings[number % len(endings)], rng.uniform(0, 0.1))
+        yield at_place(endings[number % len(endings)], rng)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--places", nargs="+", choices=[*PHASES, *FILES], default=[], help="only these")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results" / "kills.json")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
@@ -217,7 +254,7 @@ def main() -> None:
         run(folder, place / "whole")
         seconds = _children() - seconds
         stopped, status = stop(folder, place / "stopped")
-        planned = plan(np.random.default_rng(options.seed), seconds)
+        planned = plan(np.random.default_rng(options.seed), seconds, options.places)
         kills, ends = [], differences(place / "first", place / "whole")
         assert not ends, ends
         while len(kills) < options.kills:
@@ -236,7 +273,7 @@ def main() -> None:
         "kills": len(kills),
         "recovered": sum(exact[kill["run"]] for kill in kills),
         "torn": sum(bool(kill["torn"]) for kill in kills),
-        "hit": collections.Counter(_phase(kill["hit"]) for kill in kills),
+        "hit": collections.Counter(phase_of(kill["hit"]) for kill in kills),
         "seconds_of_a_run": round(seconds, 1),
         "sigterm": {"seconds": stopped, "status": status},
         "each": kills,
@@ -249,13 +286,12 @@ def main() -> None:
     )
 
 
-def _phase(hit: str) -> str:
+def phase_of(hit: str) -> str:
     """What the run was at, from the file that it wrote last."""
-    if ".orbax-checkpoint-tmp" in hit or hit.endswith(".tmp"):
-        return f"writing {hit.partition('/')[0]}"
-    return {"nothing": "start", "config.json": "start", "metrics.jsonl": "steps", "tensorboard": "steps"}.get(
-        hit.partition("/")[0], f"after {hit.partition('/')[0]}"
-    )
+    place = hit.partition("/")[0]
+    if hit.endswith(storage.UNFINISHED) or place == "checkpoints" and not hit.endswith("/digests.json"):
+        return f"writing {place.removesuffix(storage.UNFINISHED)}"
+    return {"nothing": "start", "config.json": "start", "metrics.jsonl": "steps"}.get(place, f"after {place}")
 
 
 def _spent(pid: int) -> float:

@@ -39,8 +39,10 @@ NVLINK = 450e9  # bytes/s each way, within the 8 GPUs of a node
 INFINIBAND = 50e9  # bytes/s a GPU: eight ports of 400 Gbit/s a node
 HOST = 64e9  # bytes/s each way, PCIe 5.0 x16
 LATENCY = 10e-6  # seconds for each doubling of the devices: an assumption
+HOST_MEMORY = 2e12  # bytes a node
 DISK = 2e9  # bytes/s a node: an assumption
 SHARE = 0.8  # of the memory that the set may fill; the rest is for the step
+HOST_SHARE = 0.75  # of the host's, beyond which images lie in files, as in rams_jax/memory.py
 
 
 def main() -> None:
@@ -142,15 +144,15 @@ class Cost:
     compute: float  # seconds a step
     traffic: float  # seconds a step, of the sum over devices
     held: float  # bytes of the set
-    rotation: float  # seconds a step, of the images that take a turn, where the set does not fit
+    rotation: float  # seconds a step, of the images that come and go where the set does not fit
     reading: float  # seconds, once
     saving: float  # seconds a checkpoint
     checkpoint: float  # bytes
 
     @property
     def step(self) -> float:
-        """Seconds; the next images travel while the step is computed."""
-        return max(self.compute + self.traffic, self.rotation)
+        """Seconds; the window moves between two steps."""
+        return self.compute + self.traffic + self.rotation
 
     @property
     def largest(self) -> str:
@@ -170,16 +172,24 @@ def cost(images: int, devices: int, found: dict[str, Any]) -> Cost:
     ring = 2 * (devices - 1) / devices * found["all_reduce_bytes"] / speed
     changes = sum(n for name, n in found["image_bytes"].items() if name.startswith("masks."))
     checkpoint = images * changes + 4 * 4 * found["parameters"]
+    in_files = image * images > HOST_SHARE * HOST_MEMORY * nodes
     return Cost(
         steps=max(FEWEST, math.ceil(TURNS * images / (turns * devices))),
         compute=max(found["flops"] / (MATRIX * USE), found["bytes_accessed"] / MEMORY_SPEED),
         traffic=ring + LATENCY * math.log2(devices) if devices > 1 else 0.0,
         held=held,
-        rotation=turns * image / HOST if held > SHARE * MEMORY else 0.0,
+        rotation=travels(found) / (DISK / min(devices, 8) if in_files else HOST) if held > SHARE * MEMORY else 0.0,
         reading=images * SIDE**2 * 2 / (DISK * nodes),
         saving=checkpoint / (DISK * nodes),
         checkpoint=checkpoint,
     )
+
+
+def travels(found: dict[str, Any]) -> float:
+    """Bytes a step and device: an image stays for two turns, comes with its masks, and they go back."""
+    image = found["image_bytes"]
+    back = sum(n for name, n in image.items() if name.startswith("masks."))
+    return SETTINGS["evolution"]["images_per_step"] / 2 * (sum(image.values()) + back)
 
 
 def page(results: dict[str, Any]) -> str:
@@ -195,6 +205,7 @@ def page(results: dict[str, Any]) -> str:
     spread = max(abs(o[name] / first[name] - 1) for o in others for name in ("flops", "bytes_accessed"))
     limit = "FLOP" if first["flops"] / (MATRIX * USE) > first["bytes_accessed"] / MEMORY_SPEED else "memory speed"
     one, most, million = cost(10**3, 1, first), cost(10**5, 512, first), cost(10**6, 512, first)
+    bus, disk = travels(first) / HOST, 8 * travels(first) / DISK
     shares = [(n, cost(10**5, n, first)) for n in (8, 64, 512)]
     told = ", ".join(f"{c.traffic / c.compute:.2%} on {n} GPUs" for n, c in shares)
     return f"""# What a run costs as it grows
@@ -222,12 +233,14 @@ So {fits:,} fit into {SHARE:.0%} of {MEMORY / 1e9:.0f} GB.
 H100 SXM and DGX H100, by NVIDIA's data sheets: {MATRIX / 1e12:.0f} TFLOP/s in bf16 without sparsity,
 {MEMORY / 1e9:.0f} GB at {MEMORY_SPEED / 1e12} TB/s, NVLink {NVLINK / 1e9:.0f} GB/s each way,
 eight ports of 400 Gbit/s a node ({INFINIBAND / 1e9:.0f} GB/s a GPU),
-PCIe 5.0 {HOST / 1e9:.0f} GB/s.
+PCIe 5.0 {HOST / 1e9:.0f} GB/s, {HOST_MEMORY / 1e12:.0f} TB of memory a node.
 Ours: {USE:.0%} of the matrix speed, {LATENCY * 1e6:.0f} us for each doubling of the devices,
 {DISK / 1e9:.0f} GB/s of storage a node.
 
 The time of a step is the larger of FLOP over speed and bytes over memory speed, plus a ring sum of 2 (n - 1) / n times
-the bytes; images that do not fit travel meanwhile. A training gives each image {TURNS} turns, as the default
+the bytes. Where the set does not fit, images come and go between two steps, and the computation waits: each stays for
+two turns, so that {size(travels(first))} travel a step and GPU, from files where the set takes more than
+{HOST_SHARE:.0%} of the node's memory. A training gives each image {TURNS} turns, as the default
 experiment does, and so takes {TURNS} images / ({turns} devices) steps, but at least {FEWEST}.
 
 ## From 10^3 to 10^7 images
@@ -244,13 +257,15 @@ The last column names the largest of computation, network, rotation and reading 
 ## Where each term begins to dominate
 
 - **Compute**: {span(one.compute)} a step, by {limit}. Each image brings its own, so that it is the
-  largest term of training. Below {FEWEST * turns // TURNS:,} images a device more devices bring nothing, for
-  the network needs its steps.
+  largest term of training as long as no images come from files. Below {FEWEST * turns // TURNS:,} images a device more
+  devices bring nothing, for the network needs its steps.
 - **Network**: the sum does not grow with the images. It takes, relative to the computation, {told}.
   On 512 GPUs it would be the largest term where a step computes for less than {span(most.traffic)}.
 - **Memory**: from {fits:,} images a GPU on ({fits * 8:,} on 8, {fits * 64:,} on 64, {fits * 512:,} on 512)
-  the set does not fit. Rotation takes {span(turns * total / HOST)} a step over PCIe,
-  hidden behind the computation.
+  the set does not fit. Rotation adds {span(bus)} a step over PCIe,
+  {bus / one.compute:.1%} of the computation. From {int(HOST_SHARE * HOST_MEMORY / total):,} images a node on they lie
+  in files, and 8 GPUs that share one disk wait {span(disk)} a step for them, {disk / one.compute:.1f} times the
+  computation.
 - **Storage**: a checkpoint of 10^6 images has {size(million.checkpoint)}, nearly all of it `current` and
   `age`; one node writes it in {span(cost(10**6, 8, first).saving)}, 64 nodes in {span(million.saving)}.
   That is {million.saving / (million.steps * million.step):.0%} of the training there, for saving grows as

@@ -67,10 +67,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return train.train(config, workdir)
     except (settings.ConfigError, annotations.AnnotationError, checkpoint.WorkdirError, faults.NotFinite) as error:
         commandline.fail(error)
-    except (processes.JaxRuntimeError, ValueError) as error:
-        commandline.fail(processes.explain(error), processes.LOST)
     except train.Interrupted as error:
         commandline.fail(error, commandline.INTERRUPTED)
+    except (RuntimeError, ValueError) as error:  # processes.explain raises what no lost process explains
+        commandline.fail(processes.explain(error), processes.LOST)
     except OSError as error:
         place = error.filename2 or error.filename or workdir
         commandline.fail(

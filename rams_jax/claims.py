@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pathlib
+import shutil
+import zipfile
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
@@ -44,6 +46,18 @@ def check_tiff(path: pathlib.Path) -> bool:
             _check_xml(file.pages.first.description)
         check_image(path, file.series[0].shape, file.series[0].dtype)
         return file.is_ome
+
+
+def check_members(members: Sequence[zipfile.ZipInfo], folder: pathlib.Path) -> None:
+    """Raises ClaimError if files of a zip would land outside of the folder, or need more room than there is."""
+    inside = folder.resolve()
+    for member in members:
+        # backslashes part folders where the zip was made on some systems, and so may hide a way out
+        if not (inside / member.filename.replace("\\", "/")).resolve().is_relative_to(inside):
+            raise ClaimError(f"its file {member.filename!r} would land outside of the folder; zip it anew.")
+    disk = next(place for place in (inside, *inside.parents) if place.exists())
+    if sum(member.file_size for member in members) > shutil.disk_usage(disk).free:
+        raise ClaimError("larger than the disk when unpacked; make room, or zip fewer images.")
 
 
 def _check_xml(text: str) -> None:

@@ -308,6 +308,9 @@ def _read_parameters(path: pathlib.Path, model: MultiTaskUNet, channels: int, sh
         with zipfile.ZipFile(path) as archive:
             if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in expected):
                 raise NetworkError(f"{path}: holds other parameters than {_DESCRIPTION} describes; {REMEDY}.")
+            count = sum(math.prod(value.shape) for value in expected.values())
+            if 4 * count > path.stat().st_size:  # memory would be taken before it is missed
+                raise NetworkError(f"{path}: is too small for the {count:,} numbers of {_DESCRIPTION}; {REMEDY}.")
             flat = {name: _read_array(archive, path, name, value.shape) for name, value in expected.items()}
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, NetworkError):

@@ -1,5 +1,6 @@
 """Files made to hurt: claims without end, bombs, pickles, a hundred thousand objects. Refused soon, in a sentence."""
 
+import dataclasses
 import io
 import json
 import os
@@ -11,16 +12,21 @@ import time
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from drawings import SIZE, square
+from flax import traverse_util
 from test_exchange_formats import CORNERS, roi_bytes
+from test_network import rewrite, vouch
+from trained import small_network
 
 from rams_jax import claims
 from rams_jax.annotations import AnnotationError, read_image, read_pixel_size
 from rams_jax.exchange.reading import read
 from rams_jax.exchange.shapes import draw_instances
+from rams_jax.network import NetworkError, load_network, save_network
 
 TINY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 OME = (
@@ -157,6 +163,26 @@ def test_the_library_asks_for_no_pickle():
     for path in (pathlib.Path(__file__).parents[1] / "rams_jax").rglob("*.py"):
         text = path.read_text()
         assert "import pickle" not in text and "allow_pickle=True" not in text and "np.load(" not in text, path
+
+
+def test_a_network_of_more_numbers_than_its_file_holds_is_refused(tmp_path):
+    """Description and arrays agree on a petabyte, of which the file holds the shapes only."""
+    save_network(tmp_path, small_network())
+    model = small_network().model
+    model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, width=4096, depth=10))
+    rewrite(tmp_path, "model.width", 4096)
+    rewrite(tmp_path, "model.depth", 10)
+    image = np.zeros((1, 512, 512, 1), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, np.ones(image.shape[:3], bool))
+    with zipfile.ZipFile(tmp_path / "parameters.npz", "w") as archive:
+        for name, array in traverse_util.flatten_dict(shapes, sep="/").items():
+            header = io.BytesIO()
+            said = {"descr": "<f4", "fortran_order": False, "shape": array.shape}
+            np.lib.format.write_array_header_1_0(header, said)
+            archive.writestr(f"{name}.npy", header.getvalue())
+    vouch(tmp_path)
+    with pytest.raises(NetworkError, match=r"parameters\.npz: is too small for the [\d,]{17,} numbers of network"):
+        load_network(tmp_path)
 
 
 def many_squares():

@@ -10,6 +10,7 @@ import pytest
 
 from rams_jax.annotations import AnnotationError
 from rams_jax.check import check
+from rams_jax.datasets import building
 from rams_jax.exchange.files import unpack
 
 
@@ -48,6 +49,24 @@ def test_a_way_out_of_the_folder_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(AnnotationError, match=r"z\.zip: its file '.*evil\.tif' would land outside of the folder"):
         unpack(archive, tmp_path / "out")
     assert set(tree(tmp_path)) == {"z.zip"} and not (tmp_path / "out").exists()
+
+
+def unpack_download(path, folder):
+    """As the data sets do, into a folder beside it."""
+    return building.unpack(path)
+
+
+@pytest.mark.parametrize("function", [unpack, unpack_download])
+def test_what_would_fill_the_disk_or_land_elsewhere_is_refused(tmp_path, function):
+    archive = zipped(tmp_path / "z.zip", {"images/a.tif": b"a", "../evil.tif": b"b"})
+    with pytest.raises(AnnotationError, match=r"z\.zip: its file '\.\./evil\.tif' would land outside of the folder"):
+        function(archive, tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
+        archive.writestr("images/a.tif", b"a")
+        archive.infolist()[0].file_size = 2**62
+    with pytest.raises(AnnotationError, match=r"bomb\.zip: larger than the disk when unpacked; make room"):
+        function(tmp_path / "bomb.zip", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"z.zip", "bomb.zip"}
 
 
 def test_a_link_becomes_a_file(tmp_path):

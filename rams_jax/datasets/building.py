@@ -13,6 +13,7 @@ import pooch
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from rams_jax import claims
 from rams_jax.annotations import AnnotationError, limits
 
 REMEDY = "name a local copy in data.source or RAMS_DATA"
@@ -113,12 +114,15 @@ def unpack(archive: pathlib.Path) -> pathlib.Path:
     """Unpacks a zip file into a folder beside it; its checksums are tested on the way.
 
     Raises:
-      AnnotationError: not a whole zip file.
+      AnnotationError: not a whole zip file, larger than the disk, or with a file that would land elsewhere.
     """
     folder = archive.parent / f"{archive.name}.unpacked"
     try:
         with zipfile.ZipFile(archive) as file:
+            claims.check_members(file.infolist(), folder)
             file.extractall(folder)
+    except claims.ClaimError as error:
+        raise AnnotationError(f"{archive}: {error}") from error
     except zipfile.BadZipFile as error:
         raise AnnotationError(f"{archive}: not a whole zip file ({error}); try the download again.") from error
     return folder

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import shutil
 import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+from rams_jax import claims
 from rams_jax.annotations import AnnotationError
 
 LARGEST_FILE = 256 * 2**20  # bytes, unpacked
@@ -82,16 +82,7 @@ def unpack(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
         raise AnnotationError(f"{folder}: exists already and is not overwritten; name a new folder.")
     with _opened_zip(path) as archive:
         members = [m for m in _members(path, archive) if "__MACOSX" not in m.filename]
-        inside = folder.resolve()
-        for member in members:
-            # backslashes part folders where the zip was made on some systems, and so may hide a way out
-            if not (inside / member.filename.replace("\\", "/")).resolve().is_relative_to(inside):
-                raise AnnotationError(
-                    f"{path}: its file {member.filename!r} would land outside of the folder; zip it anew."
-                )
-        disk = next(place for place in inside.parents if place.exists())
-        if sum(member.file_size for member in members) > shutil.disk_usage(disk).free:
-            raise AnnotationError(f"{path}: larger than the disk when unpacked; make room, or zip fewer images.")
+        claims.check_members(members, folder)
         archive.extractall(folder, members)
     found = [images.parent for images in folder.rglob("images") if images.is_dir()]
     return min(found, key=lambda p: len(p.parts), default=folder)
@@ -122,6 +113,8 @@ def _opened_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except AnnotationError:
         raise
+    except claims.ClaimError as error:
+        raise AnnotationError(f"{path}: {error}") from None
     except Exception as error:  # each way to pack has its own, and zipfile checks no lengths
         raise AnnotationError(f"{path}: cannot be read as a zip ({str(error)[:100]!a}); save it again.") from None
 
