@@ -44,7 +44,10 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what else ran on the machine")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    import jax
+
+    accelerated = jax.default_backend() != "cpu"
+    clock = time.process_time if arguments.threads == 1 and not accelerated else time.perf_counter
     images = [drawn(seed) for seed in range(min(arguments.images, 40))]  # again and again: nothing is remembered
     ours, plain = our_turn(arguments.turns)
     same = [agreement(plain([image])[0], scikit_turn(**image)) for image in images[:8]]
@@ -67,6 +70,7 @@ def main() -> None:
         "commit": commit(),
         "note": arguments.note,
         "machine": f"{platform.machine()}, {arguments.threads} of {os.cpu_count()} cores",
+        "device": jax.devices()[0].device_kind,
         "time": "of the processor" if arguments.threads == 1 else "by the clock",
         "milliseconds_per_image": {name: round(1000 * value, 2) for name, value in median.items()},
         "megapixels_per_second": {name: round(SIDE**2 / value / 1e6, 2) for name, value in median.items()},
@@ -76,7 +80,8 @@ def main() -> None:
         "load": os.getloadavg()[0],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{arguments.threads}threads.json").write_text(json.dumps(result, indent=1) + "\n")
+    name = jax.default_backend() if accelerated else f"{arguments.threads}threads"
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
@@ -127,7 +132,10 @@ def our_turn(turns: int) -> tuple[Any, Any]:
 
     @jax.jit
     def whole(images: dict[str, Any]) -> Any:
-        return jax.lax.map(lambda image: evolution.evolve(*inputs(image), level, settings), images)
+        def one(image: dict[str, Any]) -> Any:
+            return evolution.evolve(*inputs(image), level, settings)
+
+        return jax.lax.platform_dependent(images, cpu=lambda x: jax.lax.map(one, x), default=jax.vmap(one))
 
     @jax.jit
     def growth(images: dict[str, Any]) -> Any:

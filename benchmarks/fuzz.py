@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from rams_jax import outputs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MEMORY = 8 * 2**30  # bytes of addresses, more than which no file may cost
+SECONDS = 60  # of the processor, more than which no file may cost
 PACKAGES = ("hypothesis", "tifffile", "bioio", "imageio", "pillow", "roifile", "shapely", "pydicom")
 
 
@@ -64,6 +66,14 @@ def main() -> None:
         sys.exit(1)
 
 
+class TooLong(BaseException):
+    """Which no reader catches and takes for a damaged file."""
+
+
+def stop(*unused: Any) -> None:
+    raise TooLong(f"more than {SECONDS} s")
+
+
 def fuzz(reader: Any, folder: pathlib.Path, cases: int, seed: int) -> dict[str, Any]:
     """How many files were read and refused, the longest time (s) that one took, and each kind of failure once."""
     import fuzzing
@@ -72,6 +82,7 @@ def fuzz(reader: Any, folder: pathlib.Path, cases: int, seed: int) -> dict[str, 
     failures: dict[str, str] = {}
     slowest = 0.0
     folder.mkdir(exist_ok=True)
+    signal.signal(signal.SIGPROF, stop)
 
     def check(data: st.DataObject) -> None:
         nonlocal slowest
@@ -80,8 +91,9 @@ def fuzz(reader: Any, folder: pathlib.Path, cases: int, seed: int) -> dict[str, 
             path.unlink() if path.is_file() else None
         began = time.process_time()
         try:
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             counts[fuzzing.outcome(reader, folder, content)] += 1
-        except Exception as error:
+        except (Exception, TooLong) as error:
             counts["failed"] += 1
             where = traceback.extract_tb(error.__traceback__)[-1]
             kind = f"{type(error).__name__} at {pathlib.Path(where.filename).name}:{where.lineno}"
@@ -90,6 +102,8 @@ def fuzz(reader: Any, folder: pathlib.Path, cases: int, seed: int) -> dict[str, 
                 if os.environ.get("FUZZ_KEEP"):
                     kept = pathlib.Path(os.environ["FUZZ_KEEP"]) / f"{len(failures)}-{reader.name}"
                     kept.write_bytes(content)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         slowest = max(slowest, time.process_time() - began)
 
     settings = hypothesis.settings(

@@ -2,6 +2,7 @@
 
   python benchmarks/throughput.py                                  configs/microscopy.py on all cores
   python benchmarks/throughput.py --config food_sem --threads 1    another one, on one core
+  python benchmarks/throughput.py --dtype bfloat16 --width 64      on a GPU, if jax finds one; not tried yet
 
 Both sides have the same network with the same first parameters, losses, crops, augmentation, precision and optimiser
 (label rule `multitask`, which is `rams` without evolution); tests/test_throughput.py compares their gradients. Each
@@ -51,21 +52,37 @@ def main() -> None:
     # Before the libraries make their threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     commandline.keep_memory()  # it helps both sides
     if arguments.first:
         print(json.dumps(start(arguments)))
         return
     starts = {side: in_a_process_of_its_own(side) for side in ("ours", "compiled") if not arguments.skip_start}
-    ours, program, batch = our_parts(arguments)
-    theirs = torch_parts(arguments, "compiled") | torch_parts(arguments, "eager")
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    seconds = measure(ours | theirs | ceilings(), arguments.rounds, arguments.seconds, clock)
+    ours, program, batch, stride = our_parts(arguments)
+    theirs = torch_parts(arguments, "compiled", stride) | torch_parts(arguments, "eager", stride)
+    clock = time.process_time if arguments.threads == 1 and not on_gpu() else time.perf_counter
+    products = ceilings(arguments.dtype, ceiling_side())
+    seconds = measure(ours | theirs | products, arguments.rounds, arguments.seconds, clock)
+    for side in ("ours", "compiled", "eager"):
+        seconds[side, "step"] = [value / stride for value in seconds[side, "step"]]
     result = describe(arguments, seconds, program, batch) | {"start": starts}
-    name = "-".join([arguments.config, arguments.dtype, f"{arguments.threads}threads"])
+    name = "-".join([arguments.config, arguments.dtype, "gpu" if on_gpu() else f"{arguments.threads}threads"])
     name += f"-width{arguments.width}" if arguments.width else ""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+
+
+def on_gpu() -> bool:
+    """Whether jax computes on a GPU; then torch does too."""
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def ceiling_side() -> int:
+    """Of the matrices whose product is the machine's ceiling."""
+    return 8192 if on_gpu() else 2048
 
 
 def prepared(arguments: argparse.Namespace, method: str) -> tuple[Any, Any, Any]:
@@ -83,8 +100,8 @@ def prepared(arguments: argparse.Namespace, method: str) -> tuple[Any, Any, Any]
     return experiment.prepare(config)
 
 
-def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any]:
-    """Each part as a function that ends when its result is there; also the program and a batch."""
+def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any, int]:
+    """Each part as a function that ends when its result is there; also the program, a batch and steps of a call."""
     import jax
     import jax.numpy as jnp
 
@@ -106,7 +123,7 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any]:
     held = [state, jax.tree.map(jnp.copy, state.params)]
 
     def whole_step() -> Any:
-        held[0], metrics = step(held[0], key)
+        held[0], metrics = step(held[0], key, run.stride)
         return jax.block_until_ready(metrics)
 
     grown, grown_state, grow = prepared(arguments, "rams")
@@ -121,11 +138,11 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any]:
         ("ours", "step"): whole_step,
         ("ours", "evolution"): lambda: jax.block_until_ready(turn(grown_state)),
     }
-    return parts, program, batch
+    return parts, program, batch, run.stride
 
 
-def torch_parts(arguments: argparse.Namespace, side: str) -> Timed:
-    """The same of PyTorch, `compiled` or `eager`."""
+def torch_parts(arguments: argparse.Namespace, side: str, stride: int) -> Timed:
+    """The same of PyTorch, `compiled` or `eager`; waits for a GPU after so many steps."""
     import jax
     import torch
     import torch_unet
@@ -133,25 +150,44 @@ def torch_parts(arguments: argparse.Namespace, side: str) -> Timed:
     torch.set_num_threads(arguments.threads)
     run, state, _ = prepared(arguments, "multitask")
     trainer = torch_unet.Trainer(
-        run.program, state.data, jax.tree.map(np.asarray, state.params), compiled=side == "compiled"
+        run.program,
+        state.data,
+        jax.tree.map(np.asarray, state.params),
+        device="cuda" if on_gpu() else "cpu",
+        compiled=side == "compiled",
     )
     batch = trainer.sample()
     return {
-        (side, "sample"): trainer.sample,
-        (side, "forward"): lambda: trainer.forward(batch),
-        (side, "gradient"): lambda: trainer.gradient(batch),
-        (side, "step"): trainer.step,
+        (side, "sample"): lambda: torch_waits(trainer.sample),
+        (side, "forward"): lambda: torch_waits(lambda: trainer.forward(batch)),
+        (side, "gradient"): lambda: torch_waits(lambda: trainer.gradient(batch)),
+        (side, "step"): lambda: torch_waits(lambda: [trainer.step() for _ in range(stride)]),
     }
 
 
-def ceilings(side: int = 2048) -> Timed:
-    """A large float32 matrix product on both sides; the better one is the machine's ceiling."""
+def torch_waits(function: Callable[[], Any]) -> Any:
+    """What it returns, once a GPU has done it."""
+    import torch
+
+    result = function()
+    if on_gpu():
+        torch.cuda.synchronize()
+    return result
+
+
+def ceilings(dtype: str, side: int) -> Timed:
+    """A large matrix product of this precision on both sides; the better one is the machine's ceiling."""
     import jax
     import jax.numpy as jnp
     import torch
 
-    a, b, product = jnp.ones((side, side)), torch.ones(side, side), jax.jit(jnp.matmul)
-    return {("ours", "product"): lambda: product(a, a).block_until_ready(), ("eager", "product"): lambda: b @ b}
+    values = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+    a, product = jnp.asarray(values, dtype), jax.jit(jnp.matmul)
+    b = torch.tensor(values, dtype=getattr(torch, dtype), device="cuda" if on_gpu() else "cpu")
+    return {
+        ("ours", "product"): lambda: product(a, a).block_until_ready(),
+        ("eager", "product"): lambda: torch_waits(lambda: b @ b),
+    }
 
 
 def measure(
@@ -182,12 +218,13 @@ def describe(arguments: argparse.Namespace, seconds: dict, program: Any, batch: 
 
     crops = batch.image.shape[0]
     flops = network_flops(program, batch)
-    ceiling = 2 * 2048**3 / min(np.median(seconds[side, "product"]) for side in ("ours", "eager"))
+    ceiling = 2 * ceiling_side() ** 3 / min(np.median(seconds[side, "product"]) for side in ("ours", "eager"))
     result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
         "commit": commit(),
         "note": arguments.note,
         "machine": f"{platform.processor() or platform.machine()}, {arguments.threads} of {os.cpu_count()} cores",
+        "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "network": {**dataclasses.asdict(program.model.settings), "crop": program.augment.crop, "crops": crops},
         "gflop_per_step": round(flops / 1e9, 2),
@@ -253,7 +290,11 @@ def start(arguments: argparse.Namespace) -> dict[str, float]:
         import torch_unet
 
         torch.set_num_threads(arguments.threads)
-        once = torch_unet.Trainer(run.program, state.data, jax.tree.map(np.asarray, state.params)).step
+        device = "cuda" if on_gpu() else "cpu"
+        trainer = torch_unet.Trainer(run.program, state.data, jax.tree.map(np.asarray, state.params), device)
+
+        def once() -> Any:
+            return torch_waits(trainer.step)
     else:
         held = [state]
 
@@ -261,14 +302,27 @@ def start(arguments: argparse.Namespace) -> dict[str, float]:
             held[0], metrics = step(held[0], key)
             return jax.block_until_ready(metrics)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = largest_memory(arguments.first)
     times = []
     for _ in range(4):
         began = time.perf_counter()
         once()
         times.append(time.perf_counter() - began)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"compile_seconds": round(times[0] - min(times), 1), "peak_memory_mib": round((after - before) / 1024)}
+    taken = largest_memory(arguments.first) - before
+    return {"compile_seconds": round(times[0] - min(times), 1), "peak_memory_mib": round(taken / 2**20)}
+
+
+def largest_memory(side: str) -> int:
+    """Bytes that this side has had on the GPU so far; without a GPU, the process."""
+    import jax
+
+    if not on_gpu():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if side == "ours":
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+    import torch
+
+    return torch.cuda.max_memory_allocated()
 
 
 def commit() -> str:

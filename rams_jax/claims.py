@@ -44,8 +44,18 @@ def check_tiff(path: pathlib.Path) -> bool:
     with tifffile.TiffFile(path) as file:
         if file.is_ome:
             _check_xml(file.pages.first.description)
+        _check_pages(file)
         check_image(path, file.series[0].shape, file.series[0].dtype)
         return file.is_ome
+
+
+def _check_pages(file: tifffile.TiffFile) -> None:
+    """tifffile itself follows a circle of pages for ever."""
+    seen: set[int] = set()
+    for page in file.pages:
+        if page.offset in seen or len(seen) == _MOST_PLANES:
+            raise ClaimError("its list of pages goes round in a circle, or has no end; save it again.")
+        seen.add(page.offset)
 
 
 def check_members(members: Sequence[zipfile.ZipInfo], folder: pathlib.Path) -> None:

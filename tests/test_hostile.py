@@ -63,6 +63,16 @@ def claiming(width, height, **options):
     return write
 
 
+def circle(path):
+    """The page after the only one is that page."""
+    tifffile.imwrite(path, TINY, metadata=None)
+    content = bytearray(path.read_bytes())
+    (page,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, page)
+    struct.pack_into("<I", content, page + 2 + 12 * tags, page)
+    path.write_bytes(content)
+
+
 def png(width, height):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -105,6 +115,7 @@ IMAGES = {
         described(OME.format('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>', "&b;", 1)),
         "defines entities",
     ),
+    "circle.tif": (circle, "its list of pages goes round in a circle"),
     "a.png": (png(2**30, 2**30), "cannot be read as an image"),
     "a.dcm": (dicom(vast), "claims to hold 65535 x 65535 x 1 values"),
     "deflated.dcm": (dicom(deflated), "is deflated as a whole"),
