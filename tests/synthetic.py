@@ -34,7 +34,7 @@ AUGMENT = AugmentSettings(
     noise=(0.05,),
     blur=0.5,
 )
-LOSS = LossSettings(approximation=1.0, auxiliary=(), weak=0.0)
+LOSS = LossSettings(approximation=1.0, auxiliary=(), weak=1.0)
 EVOLUTION = EvolutionSettings(
     images_per_step=1,
     start=0.0,
