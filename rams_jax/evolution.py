@@ -227,8 +227,8 @@ def threshold(histogram: Array, target: Array) -> Array:
 def estimated_rho(tally: Array, rho: Array, outlined: Array, prior_objects: float) -> Array:
     """Share of the objects' area that the marks cover, from the outlined objects and from the segmentation (ours).
 
-    Marks differ in size by about a quarter, so a few outlined objects tell `rho` only roughly; the segmentation, which
-    never learns from the masks, sees all objects but may be off at their edges. Their logarithms are averaged.
+    Marks differ in size by about a quarter, so a few outlined objects tell `rho` only roughly; the segmentation
+    sees all objects but may be off at their edges. Their logarithms are averaged.
 
     Args:
       tally: float32[K, bins + 3], summed over the weak images that took a turn.
