@@ -57,6 +57,7 @@ def images():
     # Something that is in no other map: the current masks are a part of the full ones.
     current = np.where(rng.random(state.full.shape) < 0.7, state.full, state.partial).astype(np.int16)
     current[:, :5] = np.where(state.inside[:, :5], -1, 0)
+    current[:, 5:15] = np.where(state.inside[:, 5:15], -1 - state.full[:, 5:15], 0)  # taken for a class, in no mask
     return jax.tree.map(jnp.asarray, state.replace(masks=state.masks.replace(current=current)))
 
 
@@ -98,7 +99,9 @@ def test_image_and_maps_move_together(index):
     # All maps were read at the same places: in the state marks lie in current masks, and those in full ones.
     assert (batch.full[batch.partial > 0] == batch.partial[batch.partial > 0]).all()
     assert (batch.full[batch.current > 0] == batch.current[batch.current > 0]).all()
-    assert set(np.unique(batch.current)) == {-1, 0, 1, 2, 3}
+    taken = batch.current < -1
+    assert taken.any() and (batch.full[taken] == -1 - batch.current[taken]).all()
+    assert set(np.unique(batch.current)) >= {-1, 0, 1, 2, 3}
     assert (batch.auxiliary[..., 0][(batch.full == 0) & batch.inside] == 1).all()
 
 
@@ -115,7 +118,8 @@ def test_identity_settings_return_the_sub_image():
     batch = crops(KEYS[:16], 0, IDENTITY)
     image, full = np.asarray(data.image[0]), np.asarray(data.classes[0])[np.asarray(data.full[0])]
     valid, current = np.asarray(data.valid[0]), np.asarray(data.masks.current[0])
-    current = np.where(current < 0, -1, np.asarray(data.classes[0])[np.maximum(current, 0)])
+    classes = np.asarray(data.classes[0])
+    current = np.where(current < 0, -1 - classes[np.maximum(-1 - current, 0)], classes[np.maximum(current, 0)])
     windows = np.lib.stride_tricks.sliding_window_view
     whole = 0
     for i in np.flatnonzero(batch.inside.all((1, 2))):
