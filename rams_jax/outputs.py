@@ -85,7 +85,7 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
         if row.get("area") is None or (row.get("goal") or 0) <= 0:
             continue
         largest, before = max(largest, row["area"]), kind
-        asked, held = row["area"] / row["goal"], row["area"] / largest
+        asked, held = row["area"] / row["goal"], row["area"] / largest if largest > 0 else 1.0
         kind = "LEAK" if asked > LEAK else "COLLAPSE" if held < COLLAPSE else ""
         if before and kind != before:
             said = f"{found[-1].sentence} It was over at step {row['step']}."

@@ -3,7 +3,8 @@
   python tests/sharded.py OUT 1,2,4            on that many devices, one after the other
   python tests/sharded.py OUT 8 PORT N I       as process I of N, on 8 devices in all
 
-Writes OUT/DEVICES.npz, what the run ended with, and OUT/DEVICES.txt, the compiled program; of the annotated folder
+Writes OUT/DEVICES.npz, what the run ended with, and OUT/DEVICES.txt, the compiled program, for the last number also
+OUT/DEVICES-in-one-call.npz and .txt, of a call that makes all steps; of the annotated folder
 OUT/folder OUT/dataN.npz, the state that its images make, and OUT/decodedN-I, how many of them process I of N decoded;
 and OUT/brokenN-I, what process I of N says of the folder OUT/broken.
 """
@@ -15,7 +16,7 @@ import sys
 SHARDS, STEPS = 8, 6
 
 
-def run(devices, out):
+def run(devices, out, stride=1):
     import jax
     import numpy as np
     import synthetic
@@ -27,10 +28,10 @@ def run(devices, out):
     _, first, mesh, step = synthetic.experiment(examples, shards=SHARDS, devices=devices, steps=STEPS, weak_crops=1)
     state = synthetic.placed(first, mesh)
     key = jax.jit(lambda: jax.random.key(3), out_shardings=state.step.sharding)()
-    compiled = step.lower(state, key).compile()
+    compiled = step.lower(state, key, stride).compile()
     metrics = []
     with jax.transfer_guard("disallow_explicit"):  # nothing comes from the host, nor goes there
-        for _ in range(STEPS):
+        for _ in range(STEPS // stride):
             state, row = compiled(state, key)
             metrics.append(row)
         jax.block_until_ready(state)
@@ -39,8 +40,9 @@ def run(devices, out):
     ended = processes.whole({"state": state, "metrics": metrics})
     if processes.first():
         leaves = jax.tree_util.tree_leaves_with_path(ended)
-        np.savez(out / f"{devices}.npz", **{jax.tree_util.keystr(path): x for path, x in leaves})
-        (out / f"{devices}.txt").write_text(compiled.as_text())
+        name = str(devices) if stride == 1 else f"{devices}-in-one-call"
+        np.savez(out / f"{name}.npz", **{jax.tree_util.keystr(path): x for path, x in leaves})
+        (out / f"{name}.txt").write_text(compiled.as_text())
 
 
 def load(out):
@@ -81,6 +83,7 @@ def main(out, numbers, port="", processes="1", process="0"):
     load(pathlib.Path(out))
     for devices in numbers:
         run(devices, pathlib.Path(out))
+    run(numbers[-1], pathlib.Path(out), STEPS)
 
 
 if __name__ == "__main__":

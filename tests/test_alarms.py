@@ -18,6 +18,7 @@ def test_honest_growth_is_silent():
     grown = rows((1.0, 1.0), (1.9, 2.0), (3.4, 3.4), (3.9, 3.5), (3.3, 3.5))  # 3.9 is 1.11 of 3.5, 3.3 is 0.85 of 3.9
     assert outputs.alarms(grown) == []
     assert outputs.alarms([{"step": 5, "val_dice": 0.5}, *rows((0.0, 0.0))]) == []
+    assert outputs.alarms(rows((0.0, 1.0), (-1.0, 1.0), (1.0, 1.0))) == []  # never held, so not lost
     assert outputs.short(grown[-1], []) == {"loss": "1.000", "masks": "3.30x marks"}
 
 

@@ -17,6 +17,7 @@ import tifffile
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROCESSES, MOST = 4, 8
+SEVERAL = ["2", "4", "8", "4-in-one-call", "8-in-one-call"]
 
 
 def start(*arguments):
@@ -50,13 +51,13 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(out):
-    """`{devices: (leaves of final state and metrics by path, compiled program)}`."""
-    return {n: (dict(np.load(out / f"{n}.npz")), (out / f"{n}.txt").read_text()) for n in (1, 2, 4, MOST)}
+    """Leaves of final state and metrics by path, and the compiled program, by the number of devices."""
+    return {n: (dict(np.load(out / f"{n}.npz")), (out / f"{n}.txt").read_text()) for n in ["1", *SEVERAL]}
 
 
-@pytest.mark.parametrize("devices", [2, 4, MOST])
+@pytest.mark.parametrize("devices", SEVERAL)
 def test_masks_are_equal(runs, devices):
-    one, many = runs[1][0], runs[devices][0]
+    one, many = runs["1"][0], runs[devices][0]
     for name in ("current", "age", "held", "updates"):
         path = f"['state'].data.masks.{name}"
         np.testing.assert_array_equal(one[path], many[path], name)
@@ -65,16 +66,16 @@ def test_masks_are_equal(runs, devices):
 
 
 def test_masks_grew_so_that_something_was_compared(runs):
-    data = {path.removeprefix("['state'].data."): x for path, x in runs[1][0].items() if ".data." in path}
+    data = {path.removeprefix("['state'].data."): x for path, x in runs["1"][0].items() if ".data." in path}
     assert (data["masks.current"] > 0).sum() > 1.2 * (data["partial"] > 0).sum()
     # Three slots a shard, one of them strong, take turns; the empty one does too, and stays empty.
     np.testing.assert_array_equal(np.bincount(data["masks.updates"]), [0, 0, sharded.SHARDS * 3])
     assert (~data["inside"].any((1, 2))).sum() == 1 and not (data["masks.current"][~data["inside"]] > 0).any()
 
 
-@pytest.mark.parametrize("devices", [2, 4, MOST])
+@pytest.mark.parametrize("devices", SEVERAL[:3])
 def test_parameters_and_metrics_are_close(runs, devices):
-    one, many = runs[1][0], runs[devices][0]
+    one, many = runs["1"][0], runs[devices][0]
     assert one.keys() == many.keys() and any("metrics" in path for path in one)
     for path in one:
         if ".data." not in path:
@@ -82,12 +83,26 @@ def test_parameters_and_metrics_are_close(runs, devices):
             np.testing.assert_allclose(one[path], many[path], rtol=1e-4, atol=5e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("devices", [2, 4, MOST])
+@pytest.mark.parametrize("devices", SEVERAL)
 def test_devices_exchange_one_sum(runs, devices):
     kinds = r"(?<![%\w.-])(all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+)(?:-start)?\("
     found = re.findall(kinds, runs[devices][1])
     assert set(found) == {"all-reduce"}, "images or masks travel between devices"
     assert len(found) == 1, f"{len(found)} sums instead of a combined one"
+
+
+def test_more_devices_are_no_more_work_for_each():
+    def work(shards, devices):  # FLOP of a device; one outlined and three marked images a shard
+        examples = [synthetic.example(i, marked=6 if i == 0 else 3) for i in range(1 + 3 * shards)]
+        _, state, mesh, step = synthetic.experiment(examples, shards=shards, devices=devices)
+        key = jax.jit(lambda: jax.random.key(3), out_shardings=jax.NamedSharding(mesh, jax.P()))()
+        options = {"xla_backend_optimization_level": 0}  # spares half the time to compile
+        program = step.lower(synthetic.placed(state, mesh), key).compile(compiler_options=options)
+        return program.cost_analysis()["flops"]
+
+    one = work(1, 1)
+    assert work(4, 4) == pytest.approx(one, rel=0.02)
+    assert work(4, 1) > 2 * one, "the count sees no work"
 
 
 def test_a_process_decodes_its_own_images_and_the_state_is_the_same(out):

@@ -119,7 +119,8 @@ def test_several_steps_a_call_are_the_same_run(tmp_path, monkeypatch, capsys):
     for a, b in zip(one, five, strict=True):
         assert a == pytest.approx(b, abs=2e-3)
     assert checkpoints(tmp_path / "by1") == checkpoints(tmp_path / "by5") == [20, 38]
-    np.testing.assert_array_equal(*(found[stride]["masks"]["updates"] for stride in (1, 5)))
+    for name in ("updates", "current", "age"):
+        np.testing.assert_array_equal(*(found[stride]["masks"][name] for stride in (1, 5)), err_msg=name)
     for name in ("params", "ema"):
         for a, b in zip(*(jax.tree.leaves(found[stride][name]) for stride in (1, 5)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # XLA fuses a loop in its own way
