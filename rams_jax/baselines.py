@@ -74,12 +74,15 @@ def outlines(batch: Batch, count: int, settings: LossSettings, view: View) -> Ta
 def recursive(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """As `outlines`, of masks that change (Ke et al., arXiv 2005.13053); p learns from weak images as well (ours).
 
-    There it learns the grown masks, and beside them what `grown_masks` is sure of, with the weight `settings.weak`.
+    There it learns the marks, of the grown masks what it takes for their class itself, and beside them what `grown_masks` is
+    sure of, with the weight `settings.weak`. So masks that hold too much do not carry it along.
     """
     strong = batch.strong[:, None, None]
     learnt = jnp.where(batch.current < 0, -1 - batch.current, batch.current)
-    known = strong | (batch.current != -1)
-    targets = _targets(batch, count, jnp.where(strong, batch.full, learnt), known, jnp.maximum(batch.current, 0))
+    masks = jnp.maximum(batch.current, 0)
+    agreed = (jax.nn.one_hot(masks - 1, count) * view.predictions.segmentation).sum(-1) >= 0.5
+    known = strong | (batch.partial > 0) | jnp.where(masks > 0, agreed, batch.current != -1)
+    targets = _targets(batch, count, jnp.where(strong, batch.full, learnt), known, masks)
     weight = targets.segmentation_weight * jnp.where(strong, 1.0, settings.weak)
     return dataclasses.replace(targets, segmentation_weight=weight)
 
