@@ -74,8 +74,8 @@ def outlines(batch: Batch, count: int, settings: LossSettings, view: View) -> Ta
 def recursive(batch: Batch, count: int, settings: LossSettings, view: View) -> Targets:
     """As `outlines`, of masks that change (Ke et al., arXiv 2005.13053); p learns from weak images as well (ours).
 
-    There it learns the marks, of the grown masks what it takes for their class itself, and beside them what `grown_masks` is
-    sure of, with the weight `settings.weak`. So masks that hold too much do not carry it along.
+    There it learns the marks, of the grown masks what it takes for their class itself, by a half, and beside them what
+    `grown_masks` is sure of, with the weight `settings.weak`. So masks that hold too much do not carry it along.
     """
     strong = batch.strong[:, None, None]
     learnt = jnp.where(batch.current < 0, -1 - batch.current, batch.current)
