@@ -154,16 +154,14 @@ def dice(probability: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
 
 
 def loss(logits: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor], weights: Any) -> Tensor:
-    """`rams_jax.train_step.batch_loss` of the rule `rams`; `weights` is its LossSettings."""
+    """`rams_jax.train_step.batch_loss` of the rule `multitask`; `weights` is its LossSettings."""
     segmentation, approximation, auxiliary = logits
-    strong, masks = batch["strong"][:, None, None], batch["current"]
-    known = batch["valid"] * torch.where(strong, 1.0, weights.weak * (masks != -1))
-    learnt = torch.where(strong, batch["full"], torch.where(masks < 0, -1 - masks, masks))
-    truth = F.one_hot(learnt, segmentation.shape[1]).permute(0, 3, 1, 2).float()
-    total = masked_mean(F.cross_entropy(segmentation, learnt, reduction="none"), known)
+    known = (batch["valid"] & batch["strong"][:, None, None]).float()
+    truth = F.one_hot(batch["full"], segmentation.shape[1]).permute(0, 3, 1, 2).float()
+    total = masked_mean(F.cross_entropy(segmentation, batch["full"], reduction="none"), known)
     total = total + dice(segmentation.softmax(1)[:, 1:], truth[:, 1:], known[:, None])
-    current = torch.stack([masks == k + 1 for k in range(approximation.shape[1])], 1).float()
-    seen = batch["valid"] & (batch["complete"][:, None, None] | (masks > 0))
+    current = torch.stack([batch["current"] == k + 1 for k in range(approximation.shape[1])], 1).float()
+    seen = batch["valid"] & (batch["complete"][:, None, None] | (batch["current"] > 0))
     cross_entropy = F.binary_cross_entropy_with_logits(approximation, current, reduction="none")
     total = total + weights.approximation * masked_mean(cross_entropy, seen[:, None].float().expand_as(current))
     for i, weight in enumerate(weights.auxiliary):
@@ -236,7 +234,7 @@ def crops(data: dict[str, Tensor], index: Tensor, settings: Any) -> dict[str, Te
         "inside": maps[..., 2] > 0,
         "valid": maps[..., 3] > 0,
         "full": of_class[..., 0],
-        "current": torch.where(maps[..., 1] < 0, -1, of_class[..., 1]),  # as long as no mask has grown
+        "current": torch.where(maps[..., 1] < 0, -1, of_class[..., 1]),
         "auxiliary": maps[..., 4:],
         "strong": data["strong"][index],
         "complete": data["complete"][index],

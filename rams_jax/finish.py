@@ -88,14 +88,13 @@ def finish(
     config, splits = run.config, run.splits
     evolution_share = round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None
     masks = evaluate_masks(run, processes.local(run.window.masks(state).current))
-    evolved = (
-        _write_grown(run, state, path / "evolved") if run.program.rule.grows else []
-    )  # also where the truth is unknown
+    grows = run.program.rule.grows
+    evolved = _write_grown(run, state, path / "evolved") if grows else []  # also where the truth is unknown
     held = processes.whole(run.window.masks(state).held)
     shown = _shown(run)
     if not processes.first():
         return {}
-    pictures = outputs.growth_figures(evolved) if run.program.rule.grows else {}
+    pictures = outputs.growth_figures(evolved) if grows else {}
     if config.train.tune_instances:
         tuned = tune(splits.validation, *_opinions(run, state, splits.validation), run.instances)
         run = dataclasses.replace(run, instances=tuned)

@@ -211,9 +211,7 @@ class AugmentSettings:
 class LossSettings:
     approximation: float
     auxiliary: tuple[float, ...]  # of each of the S channels
-    weak: (
-        float  # of a pixel of a weak image in the segmentation loss, an outlined one being 1; 0 is the paper's setting
-    )
+    weak: float  # of a pixel of a weak image in the segmentation loss, an outlined one being 1; 0 in the paper
 
 
 @dataclasses.dataclass(frozen=True)
