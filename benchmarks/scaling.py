@@ -245,9 +245,9 @@ experiment does, and so takes {TURNS} images / ({turns} devices) steps, but at l
 
 ## From 10^3 to 10^7 images
 
-`!`: the set does not fit, and a window of it rotates (`train.window`); so far that works in runs of one process only,
-so that on several machines the set has to fit. A checkpoint holds the masks of all images and four copies of the
-parameters, not compressed. Reading is of 16-bit images, once.
+`!`: the set does not fit, and a window of it rotates (`train.window`), on each process one of its own images.
+A checkpoint holds the masks of all images and four copies of the parameters, not compressed. Reading is of 16-bit
+images, once.
 The last column names the largest of computation, network, rotation and reading over the whole training.
 
 | images | GPUs | steps | training | set a GPU | sum, step | rotation, step | reading | checkpoint | saving | largest |

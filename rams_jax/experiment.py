@@ -53,9 +53,9 @@ class Run:
     stride: int  # steps of one call
 
     def weak(self) -> list[tuple[int, int]]:
-        """Slot and position in splits.train of each weak image."""
+        """Of each weak image of this process its place in `own`, and its position in splits.train."""
         chosen = set(self.strong)
-        return [(slot, i) for slot, i in enumerate(self.slots.tolist()) if i >= 0 and i not in chosen]
+        return [(at, i) for at, i in enumerate(self.slots[self.own].tolist()) if i >= 0 and i not in chosen]
 
     def shown(self) -> np.ndarray:
         """int[slots on the devices]: position in splits.train of the image in each now, -1 if empty."""
@@ -63,8 +63,7 @@ class Run:
 
     def own_weak(self) -> list[tuple[int, Example]]:
         """The weak images of this process, each with its place in `own`."""
-        place = {slot: at for at, slot in enumerate(self.own.tolist())}
-        return [(place[slot], self.splits.train[i]) for slot, i in self.weak() if slot in place]
+        return [(at, self.splits.train[i]) for at, i in self.weak()]
 
 
 def stream(seed: int, name: str) -> jax.Array:

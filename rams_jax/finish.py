@@ -23,7 +23,7 @@ from rams_jax.network import longest, save_network, trained
 from rams_jax.predict import foreground, predict
 from rams_jax.train_step import evolution_turn
 from rams_jax.tuning import tune
-from rams_jax.types import Example, Predictions, TrainState
+from rams_jax.types import Example, MaskState, Predictions, TrainState
 
 
 def evaluate(
@@ -87,10 +87,12 @@ def finish(
     """
     config, splits = run.config, run.splits
     evolution_share = round(_share_of_evolution(run, state, 1 / rate), 3) if rate else None
-    masks = evaluate_masks(run, processes.local(run.window.masks(state).current))
+    ended = run.window.masks(state)
+    masks = evaluate_masks(run, processes.local(ended.current))
     grows = run.program.rule.grows
-    evolved = _write_grown(run, state, path / "evolved") if grows else []  # also where the truth is unknown
-    held = processes.whole(run.window.masks(state).held)
+    evolved = _write_grown(run, ended, path / "evolved") if grows else []  # also where the truth is unknown
+    holds = processes.local(ended.held)
+    held = processes.merged({i: int(holds[at].sum()) for at, i in run.weak()})
     shown = _shown(run)
     if not processes.first():
         return {}
@@ -140,13 +142,12 @@ def finish(
     return summary
 
 
-def _write_grown(run: Run, state: TrainState, folder: pathlib.Path) -> list[tuple[Example, np.ndarray, np.ndarray]]:
+def _write_grown(run: Run, masks: MaskState, folder: pathlib.Path) -> list[tuple[Example, np.ndarray, np.ndarray]]:
     """Writes masks, ages and classes of the weak images; each process those of its own, and all must call this.
 
     Returns:
       On the first process the images to show, with their masks and ages.
     """
-    masks = run.window.masks(state)
     current, age = processes.local(masks.current), processes.local(masks.age)
     own = run.own_weak()
     outputs.write_maps(
@@ -209,8 +210,14 @@ def _share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) ->
     return min(times) / seconds_per_step
 
 
-def _warnings(run: Run, holds: np.ndarray, rows: list[dict[str, Any]]) -> list[str]:
-    """Sentences on steps that were left out, and on masks that did not do what the schedule asked of them."""
+def _warnings(run: Run, holds: dict[int, int], rows: list[dict[str, Any]]) -> list[str]:
+    """Sentences on steps that were left out, and on masks that did not do what the schedule asked of them.
+
+    Args:
+      run: what was trained.
+      holds: how often a brake held an object, by position in splits.train.
+      rows: of metrics.jsonl.
+    """
     found = []
     left_out = int(sum(row.get("not_finite", 0) for row in rows))
     if left_out:
@@ -224,7 +231,7 @@ def _warnings(run: Run, holds: np.ndarray, rows: list[dict[str, Any]]) -> list[s
     if share < 0.85:
         found.append(f"The masks stalled: they hold {share:.0%} of the area that the schedule asked for.")
     found += [alarm.sentence for alarm in outputs.alarms(rows)]
-    held = [(run.splits.train.names[i], int(h)) for slot, i in run.weak() if (h := holds[slot].sum())]
+    held = [(run.splits.train.names[i], count) for i, count in holds.items() if count]
     if held:
         names = ", ".join(f"{name} ({count})" for name, count in held[:5]) + (", ..." if len(held) > 5 else "")
         found.append(f"A brake held {sum(h for _, h in held)} objects that were about to leak: {names}.")

@@ -128,7 +128,7 @@ def _window(run: Run) -> str:
 def _changing(run: Run, state: TrainState) -> dict[str, Any]:
     """The part of the state that training changes; the rest is read from the data set again."""
     fields = ("step", "params", "ema", "opt_state", "tau")
-    return {name: getattr(state, name) for name in fields} | {"masks": run.window.masks(state)}
+    return {name: getattr(state, name) for name in fields} | {"masks": run.window.saved(state)}
 
 
 def _restore(manager: Any, run: Run, state: TrainState) -> TrainState:

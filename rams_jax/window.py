@@ -37,18 +37,17 @@ class Window:
           stride: steps between which the window may move.
 
         Raises:
-          ConfigError: the outlined images alone do not fit, or there are several processes, which have no window.
+          ConfigError: the outlined images alone do not fit.
         """
         self._mesh, (self._shards, self._strong) = mesh, data.strong_slots.shape
         self._slots = data.strong.shape[0] // self._shards
-        self.width = min(width or self._fitting(data), self._slots - self._strong)
+        # Of all processes, which move their windows as one.
+        self._counts = np.concatenate(processes.exchange(data.weak_count))
+        fitting = width or min(processes.exchange(processes.agreed(lambda: self._fitting(data), ConfigError)))
+        self.width = min(fitting, self._slots - self._strong)
         self.moves = self.width < self._slots - self._strong
         if self.moves:
-            if processes.several():
-                raise ConfigError(
-                    "train.window is for one process; start more of several, so that their devices hold all images."
-                )
-            self.width = min(self.width, int(data.weak_count.min()))  # shards differ by one image
+            self.width = min(self.width, int(self._counts.min()))  # shards differ by one image
         self.period = -(-(self._strong + self.width) // (turns * stride)) * stride
         self._step = max(1, self.width // 2)  # images of a shard that change places at a time
         self._at = 0  # how often the window has moved
@@ -56,11 +55,10 @@ class Window:
 
     def _fitting(self, data: DatasetState) -> int:
         """How many marked images of a shard fit."""
-        if processes.several():
-            return self._slots
-        here = self._shards // self._mesh.devices.size  # shards of a device
+        devices = self._mesh.local_devices
+        here = self._shards // len(devices)  # shards of a device
         image = sum(x.nbytes for x in jax.tree.leaves(data.of_images())) / data.strong.shape[0]  # bytes
-        fitting = int(_SHARE * memory.free(self._mesh.devices.flat[0]) / (image * here)) - self._strong
+        fitting = int(_SHARE * memory.free(devices[0]) / (image * here)) - self._strong
         if fitting < 1 < self._slots:
             raise ConfigError(
                 f"{self._strong * here} outlined images, which always stay on a device, do not fit into its memory; "
@@ -69,19 +67,27 @@ class Window:
         return fitting
 
     def rows(self) -> np.ndarray:
-        """int[slots on the devices]: which slot of all each of them shows."""
-        places = np.tile(np.arange(self._strong + self.width), (self._shards, 1))
+        """int[slots on the devices]: which slot of all each of them shows; of all processes."""
+        return self._rows(self._counts)
+
+    def _own_rows(self) -> np.ndarray:
+        """The same of the slots of this process alone."""
+        return self._rows(self._host.weak_count)
+
+    def _rows(self, counts: np.ndarray) -> np.ndarray:
+        """The slots shown of shards with so many marked images."""
+        places = np.tile(np.arange(self._strong + self.width), (len(counts), 1))
         if self.moves:
             counters = self._at * self._step + np.arange(self.width)
-            for row, count in zip(places, self._host.weak_count, strict=True):
+            for row, count in zip(places, counts, strict=True):
                 row[self._strong + counters % self.width] = self._strong + counters % count
-        return (places + self._slots * np.arange(self._shards)[:, None]).reshape(-1)
+        return (places + self._slots * np.arange(len(counts))[:, None]).reshape(-1)
 
     def shown(self) -> DatasetState:
-        """The images of the window, on the host."""
+        """The images of the window, on the host; those of this process."""
         if not self.moves:
             return self._host
-        rows = self.rows()
+        rows = self._own_rows()
         weak = np.arange(self._strong, self._strong + self.width, dtype=np.int32)
         return dataclasses.replace(
             self._host,
@@ -94,7 +100,7 @@ class Window:
     def _elsewhere(self) -> np.ndarray:
         """float32[shards, K, bins + 3]: the tallies of the images that are not on the devices."""
         tally = self._host.masks.tally.copy()
-        tally[self.rows()] = 0
+        tally[self._own_rows()] = 0
         return by_shard(tally, self._shards).sum(1)
 
     def turn(self, state: TrainState, number: int) -> TrainState:
@@ -108,42 +114,58 @@ class Window:
             return state
         place = self._strong + (self._at * self._step + np.arange(self._step)) % self.width
         places = (place + (self._strong + self.width) * np.arange(self._shards)[:, None]).reshape(-1)
-        self._store(places, jax.device_get(_take(state.data.masks, place, self._shards)))
+        split = PartitionSpec(sharding.AXIS)
+        shards, where = len(self._counts), NamedSharding(self._mesh, split)
+        self._store(places, _take(state.data.masks, place, shards, where))
         self._at += 1
-        rows, split = self.rows()[places], PartitionSpec(sharding.AXIS)
+        rows = self._own_rows()[places]
         new = jax.tree.map(lambda x: x[rows], self._host.of_images())
         new, elsewhere = sharding.place((new, self._elsewhere()), split, self._mesh)
-        images = _put(state.data.of_images(), new, place, self._shards, NamedSharding(self._mesh, split))
+        images = _put(state.data.of_images(), new, place, shards, where)
         return dataclasses.replace(state, data=dataclasses.replace(state.data, **images, elsewhere=elsewhere))
 
     def masks(self, state: TrainState) -> MaskState:
-        """The masks of all images of all slots: of jax, or of NumPy where the window moves."""
+        """The masks of all images: of jax, or of NumPy, and then those of this process, where the window moves."""
         if not self.moves:
             return state.data.masks
-        self._store(np.arange(len(self.rows())), processes.whole(state.data.masks))
+        self._store(np.arange(len(self._own_rows())), state.data.masks)
         return self._host.masks
+
+    def saved(self, state: TrainState) -> MaskState:
+        """The masks of all images in the form of a checkpoint."""
+        masks = self.masks(state)
+        if not (self.moves and processes.several()):
+            return masks
+        # Split over the processes, but in the memory of their hosts.
+        hosts = {device.process_index: device for device in reversed(jax.devices("cpu"))}
+        mesh = Mesh([hosts[i] for i in sorted(hosts)], (sharding.AXIS,))
+        return sharding.place(masks, PartitionSpec(sharding.AXIS), mesh)
 
     def _store(self, places: np.ndarray, masks: MaskState) -> None:
         """Puts the masks of these slots of the devices where they belong on the host."""
-        rows = self.rows()[places]
+        rows = self._own_rows()[places]
         for kept, new in zip(jax.tree.leaves(self._host.masks), jax.tree.leaves(masks), strict=True):
-            kept[rows] = new
+            kept[rows] = processes.local(new)
 
     def put(self, state: TrainState, masks: MaskState) -> TrainState:
-        """The state with these masks of all images, of the kind that `masks` returns."""
+        """The state with these masks of all images, of the kind that `saved` returns."""
         if not self.moves:
             return dataclasses.replace(state, data=dataclasses.replace(state.data, masks=masks))
         self._at = int(state.step) // self.period
         for kept, new in zip(jax.tree.leaves(self._host.masks), jax.tree.leaves(masks), strict=True):
-            kept[...] = new
+            kept[...] = processes.local(new)
         data = self.shown()
         return dataclasses.replace(state, data=sharding.place(data, sharding.specs(data), self._mesh))
 
 
-@functools.partial(jax.jit, static_argnames="shards")
-def _take(masks: MaskState, place: np.ndarray, shards: int) -> MaskState:
+@functools.partial(jax.jit, static_argnames=("shards", "where"))
+def _take(masks: MaskState, place: np.ndarray, shards: int, where: NamedSharding) -> MaskState:
     """The masks in these places of every shard."""
-    return jax.tree.map(lambda x: by_shard(x, shards)[:, place].reshape(-1, *x.shape[1:]), masks)
+
+    def take(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(by_shard(x, shards)[:, place].reshape(-1, *x.shape[1:]), where)
+
+    return jax.tree.map(take, masks)
 
 
 @functools.partial(jax.jit, static_argnames=("shards", "where"), donate_argnums=0)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import synthetic
+import tifffile
 
 from rams_jax import train
 from rams_jax.network import load_network
@@ -33,11 +34,17 @@ SETTINGS = {
 }
 
 
-def start(folder, workdir, process, port):
-    """One process of a run of two."""
+def start_two(folder, workdir, *flags):
+    """The two processes of a run."""
+    port = free_port()
+    flags = (f"--coordinator=127.0.0.1:{port}", "--processes=2", *flags)
+    return [start(folder, workdir, f"--process={process}", *flags) for process in (0, 1)]
+
+
+def start(folder, workdir, *flags):
     command = [sys.executable, "launch/main.py", f"--config=configs/folder.py:{folder}", f"--workdir={workdir}"]
     command += [f"--config.{part}.{k}={v}" for part, values in SETTINGS.items() for k, v in values.items()]
-    return begin([*command, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"])
+    return begin([*command, *flags])
 
 
 def begin(command):
@@ -100,12 +107,8 @@ def ends(process, seconds):
 def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, capsys):
     folder, workdir, whole = synthetic.write_folder(tmp_path / "data", images=8), tmp_path / "run", tmp_path / "whole"
 
-    def two():
-        port = free_port()
-        return [start(folder, workdir, process, port) for process in (0, 1)]
-
     # What a cluster does before it takes one of two machines back.
-    pair = two()
+    pair = start_two(folder, workdir)
     wait_for_row(workdir, 10, pair)
     pair[1].send_signal(signal.SIGTERM)
     outcomes = [ends(process, 60) for process in pair]
@@ -116,7 +119,7 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
     assert 10 <= stopped < STEPS
 
     # What it does without a word.
-    pair = two()
+    pair = start_two(folder, workdir)
     wait_for_row(workdir, stopped + 5, pair)
     pair[1].kill()
     killed = time.monotonic()
@@ -127,7 +130,7 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
 
     # One process takes up what two have left.
     single = shutil.copytree(workdir, tmp_path / "single")
-    pair = two()
+    pair = start_two(folder, workdir)
     alone(folder, whole)
     capsys.readouterr()
     alone(folder, single)
@@ -138,6 +141,23 @@ def test_two_processes_stop_and_end_together_and_are_the_run_of_one(tmp_path, ca
     assert ["rams on folder, seed 0: test dice" in said for _, said, _ in outcomes] == [True, False]
     assert f"from step 0 to {STEPS}" not in outcomes[0][1] and (workdir / "report.html").exists()
     assert_same_run(workdir, whole)
+
+
+def test_a_set_that_does_not_fit_is_shared_out_over_processes(tmp_path):
+    """A run of one process, and the second half of it again as one of two; each holds a window of its own images."""
+    folder, whole, resumed = synthetic.write_folder(tmp_path / "data", images=10), tmp_path / "one", tmp_path / "two"
+    flags = "--config.train.window=2", "--config.train.steps=50", "--config.train.evaluate_every=25"
+    code, said, complaint = ends(start(folder, whole, *flags), 600)
+    assert code == 0 and "6 of 8 images are on the devices at a time" in said, complaint
+    shutil.copytree(whole / "checkpoints" / "25", resumed / "checkpoints" / "25")
+    shutil.copy(whole / "config.json", resumed)
+    outcomes = [ends(process, 600) for process in start_two(folder, resumed, *flags)]
+    assert [code for code, *_ in outcomes] == [0, 0], told(outcomes)
+    assert "on 2 x cpu, from step 25 to 50" in outcomes[0][1]
+    assert_same_run(resumed, whole)
+    for path in (resumed / "evolved").glob("*_masks.tif"):
+        marks = tifffile.imread(folder / "partial" / path.name.replace("_masks", ""))
+        assert (tifffile.imread(path) > 0).sum() > 1.1 * (marks > 0).sum()
 
 
 LEFT_ALONE = """
