@@ -228,7 +228,8 @@ def estimated_rho(tally: Array, rho: Array, outlined: Array, prior_objects: floa
     """Share of the objects' area that the marks cover, from the outlined objects and from the segmentation (ours).
 
     Marks differ in size by about a quarter, so a few outlined objects tell `rho` only roughly; the segmentation
-    sees all objects but may be off at their edges. Their logarithms are averaged.
+    sees all objects but may be off at their edges. Their logarithms are averaged. What it saw of an image counts as it
+    was when the schedule ended: later it would repeat the masks that it has learnt.
 
     Args:
       tally: float32[K, bins + 3], summed over the weak images that took a turn.

@@ -152,6 +152,10 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         cpu=lambda *images: jax.lax.map(lambda image: rule(*image), images),
         default=jax.vmap(rule),
     )
+    # The segmentation learns the masks: once they are full-grown it would say what it has learnt of them.
+    before = take(masks.tally)[..., -3]
+    asked = (level.progress < program.evolution.end) | (before == 0)
+    tally = update.tally.at[..., -3].set(jnp.where(asked, update.tally[..., -3], before))
     count = take(masks.updates) + 1
     joined = (update.current > 0) & (update.current != note.partial)
     stayed = joined & (update.current == note.current)
@@ -164,7 +168,7 @@ def _evolve(state: TrainState, level: Level, blocks: DatasetState, program: Prog
         current=put(masks.current, update.current),
         age=put(masks.age, age),
         held=put(masks.held, update.held),
-        tally=put(masks.tally, update.tally),
+        tally=put(masks.tally, tally),
         updates=put(masks.updates, count),
         average=jax.tree.map(put, masks.average, update.average),
     )

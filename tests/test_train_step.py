@@ -119,6 +119,25 @@ def test_age_tells_the_update_at_which_a_pixel_joined(rams):
     assert (age == 1).any() and (age == 2).any()
 
 
+def test_the_segmentation_is_not_asked_about_areas_any_more_when_masks_are_full_grown(rams):
+    _, first, mesh, step = rams
+    state = synthetic.placed(first, mesh)
+    for _ in range(4):  # half of the steps, and a turn of each image
+        state, _ = step(state, KEY)
+    before = np.asarray(state.data.masks.tally)
+    # It sees more after some steps, which it says when asked.
+    sees = jax.tree.map(lambda x: x + 0.05, state.ema)
+    early = synthetic.placed(
+        dataclasses.replace(jax.device_get(state), step=np.int32(0), ema=jax.device_get(sees)), mesh
+    )
+    state = synthetic.placed(dataclasses.replace(jax.device_get(state), ema=jax.device_get(sees)), mesh)
+    for _ in range(4):
+        state, early = step(state, KEY)[0], step(early, KEY)[0]
+    late, asked = np.asarray(state.data.masks.tally), np.asarray(early.data.masks.tally)
+    np.testing.assert_array_equal(late[..., -3], before[..., -3])
+    assert (late[1:, 0, -1] != before[1:, 0, -1]).any() and (asked[1:, 0, -3] != before[1:, 0, -3]).any()
+
+
 def test_the_same_state_and_key_make_the_same_step(rams):
     _, first, mesh, step = rams
     state, metrics = step(synthetic.placed(first, mesh), KEY)
