@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         f"--xla_force_host_platform_device_count={DEVICES}",
         "--xla_cpu_multi_thread_eigen=false",
+        "--xla_backend_optimization_level=0",  # half the time to compile; test_smoke and test_notebook do not say so
     ]
 )
 os.environ["MPLBACKEND"] = "Agg"

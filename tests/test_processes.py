@@ -49,7 +49,7 @@ def start(folder, workdir, *flags):
 
 def begin(command):
     """A process with one device."""
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
