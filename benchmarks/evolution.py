@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import shlex
 import sys
 import time
@@ -28,7 +27,7 @@ from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from throughput import ROOT, commit  # noqa: E402
+from throughput import ROOT, commit, processor  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "evolution"
 TAU, FLOOR, REACH, SIDE, BINS = 0.5, 0.03, 3, 256, 256
@@ -69,7 +68,7 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/evolution.py", *sys.argv[1:]]),
         "commit": commit(),
         "note": arguments.note,
-        "machine": f"{platform.machine()}, {arguments.threads} of {os.cpu_count()} cores",
+        "machine": f"{processor()}, {arguments.threads} of {os.cpu_count()} cores",
         "device": jax.devices()[0].device_kind,
         "time": "of the processor" if arguments.threads == 1 else "by the clock",
         "milliseconds_per_image": {name: round(1000 * value, 2) for name, value in median.items()},

@@ -223,7 +223,7 @@ def describe(arguments: argparse.Namespace, seconds: dict, program: Any, batch: 
         "command": shlex.join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
         "commit": commit(),
         "note": arguments.note,
-        "machine": f"{platform.processor() or platform.machine()}, {arguments.threads} of {os.cpu_count()} cores",
+        "machine": f"{processor()}, {arguments.threads} of {os.cpu_count()} cores",
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "network": {**dataclasses.asdict(program.model.settings), "crop": program.augment.crop, "crops": crops},
@@ -323,6 +323,14 @@ def largest_memory(side: str) -> int:
     import torch
 
     return torch.cuda.max_memory_allocated()
+
+
+def processor() -> str:
+    """Its name, where the system tells it."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit() -> str:
