@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -76,13 +77,21 @@ def test_low_precision_is_exported_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("factor", "words"), [(0.9, r"by \d\.\de-0\d, more than 1e-04; not written\."), (np.nan, r"by (nan|1\.0e\+00)")]
+    ("factor", "words"), [(0.9, r"by \d\.\de-0\d, more than 1e-04; not written\."), (np.nan, "by nan")]
 )
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch, factor, words):
     """That the comparison can fail: what is exported is another network."""
     params = jax.tree.map(lambda x: factor * x, blob_network().params)
     wrong = export._to_stablehlo(dataclasses.replace(blob_network(), params=params), 2, 1)
     monkeypatch.setattr(export, "_to_stablehlo", lambda *args: wrong)
+    # The tests' fast compilation (conftest.py) makes numbers of NaN.
+    read = export.jax_export.deserialize
+    options = {"xla_backend_optimization_level": 3}
+    monkeypatch.setattr(
+        export.jax_export,
+        "deserialize",
+        lambda data: types.SimpleNamespace(call=jax.jit(read(data).call, compiler_options=options)),
+    )
     with pytest.raises(ParityError, match=words):
         export_network(blob_network(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -71,6 +71,26 @@ def test_images_keep_their_masks_wherever_they_are():
     assert everything.masks.updates[:13].min() > 0 and everything.masks.updates[13] == 0
 
 
+def test_the_number_of_devices_changes_no_mask():
+    ended = []
+    for devices in (1, 2):
+        examples = [synthetic.example(i, marked=6 if i == 0 else 3) for i in range(IMAGES)]
+        _, state, mesh, step = synthetic.experiment(examples, shards=SHARDS, devices=devices, steps=24)
+        window = Window(jax.tree.map(np.array, state.data), mesh, 3, 1)
+        state = synthetic.placed(dataclasses.replace(state, data=window.shown()), mesh)
+        key = jax.random.key(3)
+        for number in range(24):
+            state, _ = step(window.turn(state, number), key)
+        assert len(state.data.image.sharding.device_set) == devices
+        ended.append((window.masks(state), jax.device_get(state.params)))
+    (one, params), (two, others) = ended
+    assert (one.current > 0).sum() > 1.1 * sum((e.partial > 0).sum() for e in examples) and one.updates.sum() == 48
+    for name in ("current", "age", "held", "updates"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
 def test_the_window_moves_between_calls_only():
     _, state, mesh, _ = synthetic.experiment([synthetic.example(i) for i in range(IMAGES)], shards=SHARDS)
     data = jax.tree.map(np.array, state.data)
