@@ -8,7 +8,8 @@ Both sides have the same network with the same first parameters, losses, crops, 
 (label rule `multitask`, which is `rams` without evolution); tests/test_throughput.py compares their gradients. Each
 round times every part of both, one after the other, for a moment; printed are medians over the rounds, and the median
 of the ratios within a round with its quartiles, so that other work on the machine harms little; on one core the time
-is the processor's, not the clock's, and harms even less. Needs `pip install -e '.[bench]'`.
+is the processor's, not the clock's, and harms even less. Our step and evolution are on as many devices as in a run of
+launch/main.py, two of a CPU with two cores; the other parts are on one. Needs `pip install -e '.[bench]'`.
 """
 
 import argparse
@@ -54,6 +55,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     commandline.keep_memory()  # it helps both sides
+    commandline.use_two_cores()
     if arguments.first:
         print(json.dumps(start(arguments)))
         return
@@ -85,8 +87,8 @@ def ceiling_side() -> int:
     return 8192 if on_gpu() else 2048
 
 
-def prepared(arguments: argparse.Namespace, method: str) -> tuple[Any, Any, Any]:
-    """Run, state and compiled step of the experiment with this label rule; one logical shard."""
+def prepared(arguments: argparse.Namespace, method: str, shards: int = 0) -> tuple[Any, Any, Any]:
+    """Run, state and compiled step of the experiment with this label rule; 0 shards: as many as in any run."""
     from rams_jax import experiment
 
     path = ROOT / "configs" / f"{arguments.config}.py"
@@ -95,7 +97,7 @@ def prepared(arguments: argparse.Namespace, method: str) -> tuple[Any, Any, Any]
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    config.method, config.train.shards, config.model.dtype = method, 1, arguments.dtype
+    config.method, config.train.shards, config.model.dtype = method, shards, arguments.dtype
     config.model.width = arguments.width or config.model.width
     return experiment.prepare(config)
 
@@ -105,10 +107,11 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any, int]:
     import jax
     import jax.numpy as jnp
 
-    from rams_jax.train_step import batch_loss, evolution_turn, step_crops
+    from rams_jax import sharding
+    from rams_jax.train_step import batch_loss, step_crops
 
-    run, state, step = prepared(arguments, "multitask")
-    program, key = run.program, jax.random.key(0)
+    run, state, _ = prepared(arguments, "multitask", shards=1)
+    program, data, params, key = run.program, state.data, state.params, jax.random.key(0)
     numbers = iter(range(10**9))
 
     @jax.jit
@@ -119,22 +122,22 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any, int]:
         return batch_loss(params, batch, jnp.float32(0), jnp.float32(0), program)[0]
 
     forward, gradient = jax.jit(loss), jax.jit(jax.grad(loss))
-    batch = sample(state.data, 0)
-    held = [state, jax.tree.map(jnp.copy, state.params)]
+    batch = sample(data, 0)
+    _, *held = prepared(arguments, "multitask")
 
     def whole_step() -> Any:
-        held[0], metrics = step(held[0], key, run.stride)
+        held[0], metrics = held[1](held[0], key, run.stride)
         return jax.block_until_ready(metrics)
 
     grown, grown_state, grow = prepared(arguments, "rams")
-    turn = jax.jit(lambda state: evolution_turn(state, program=grown.program)[0].data.masks)
+    turn = sharding.compile_turn(grown.program, grown_state)
     # A network that sees something, and masks on their way: half of a short run.
     for number in range(80):
         grown_state, _ = grow(dataclasses.replace(grown_state, step=jnp.int32(number * program.steps // 160)), key)
     parts: Timed = {
-        ("ours", "sample"): lambda: jax.block_until_ready(sample(held[0].data, next(numbers))),
-        ("ours", "forward"): lambda: forward(held[1], batch).block_until_ready(),
-        ("ours", "gradient"): lambda: jax.block_until_ready(gradient(held[1], batch)),
+        ("ours", "sample"): lambda: jax.block_until_ready(sample(data, next(numbers))),
+        ("ours", "forward"): lambda: forward(params, batch).block_until_ready(),
+        ("ours", "gradient"): lambda: jax.block_until_ready(gradient(params, batch)),
         ("ours", "step"): whole_step,
         ("ours", "evolution"): lambda: jax.block_until_ready(turn(grown_state)),
     }
@@ -148,7 +151,7 @@ def torch_parts(arguments: argparse.Namespace, side: str, stride: int) -> Timed:
     import torch_unet
 
     torch.set_num_threads(arguments.threads)
-    run, state, _ = prepared(arguments, "multitask")
+    run, state, _ = prepared(arguments, "multitask", shards=1)
     trainer = torch_unet.Trainer(
         run.program,
         state.data,
@@ -224,7 +227,7 @@ def describe(arguments: argparse.Namespace, seconds: dict, program: Any, batch: 
         "commit": commit(),
         "note": arguments.note,
         "machine": f"{processor()}, {arguments.threads} of {os.cpu_count()} cores",
-        "device": jax.devices()[0].device_kind,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "network": {**dataclasses.asdict(program.model.settings), "crop": program.augment.crop, "crops": crops},
         "gflop_per_step": round(flops / 1e9, 2),
@@ -283,7 +286,8 @@ def start(arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds that the first step takes more than the third, and the process's largest memory beyond its data."""
     import jax
 
-    run, state, step = prepared(arguments, "multitask")
+    # Torch has its images once.
+    run, state, step = prepared(arguments, "multitask", shards=0 if arguments.first == "ours" else 1)
     key = jax.random.key(0)
     if arguments.first == "compiled":
         import torch

@@ -41,11 +41,14 @@ def main(argv: list[str]) -> None:
 
     commandline.keep_compiled()
     commandline.keep_memory()
+    several = _CLUSTER.value or _COORDINATOR.value or _PROCESSES.value > 1
+    if not several:
+        commandline.use_two_cores()
     # Not before, so that a mistyped setting is answered at once.
     from rams_jax import processes
 
     try:
-        if _CLUSTER.value or _COORDINATOR.value or _PROCESSES.value > 1:
+        if several:
             processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         summary = train(config, workdir)
     except processes.ProcessError as error:

@@ -83,7 +83,8 @@ def default() -> ConfigDict:
     config.train.checkpoint_every = 350  # steps between two checkpoints
     config.train.tune_instances = True  # choose threshold and markers on the validation images at the end
     config.train.window = 0  # marked images of a shard on the devices at a time; 0 = all, or as many as they can hold
-    config.train.shards = 0  # parts that the images are dealt to; 0 = one a device, if they share the crops evenly
+    config.train.shards = 0  # parts that images and crops are dealt to; 0 = one a device, on a CPU at least two, if
+    # they share the crops evenly
 
     config.loss = ConfigDict()
     config.loss.approximation = 1.0  # weight of the approximation task
@@ -91,7 +92,7 @@ def default() -> ConfigDict:
     config.loss.weak = 1.0  # of a pixel of a marked image in the segmentation, an outlined one being 1; 0 in the paper
 
     config.evolution = ConfigDict()
-    config.evolution.images_per_step = 4  # weak images whose masks are updated in a step, per shard
+    config.evolution.images_per_step = 4  # images whose masks are updated in a step; at least one a shard
     config.evolution.start = 0.15  # share of the training at which the masks begin to grow
     config.evolution.end = 0.6  # share of the training at which they reach `coverage`
     config.evolution.coverage = 1.0  # area of the masks at the end, relative to the area of the objects

@@ -129,7 +129,7 @@ def prepare(config: ConfigDict) -> tuple[Run, TrainState, Any]:
         splits.train, strong, plan.model.classes, shards, multiple_of, rule.unmarked, rule.memory, own
     )
     stride = steps_of_a_call(config, mesh)
-    window = Window(data, mesh, config.train.window, config.evolution.images_per_step, stride)
+    window = Window(data, mesh, config.train.window, plan.evolution.images_per_step, stride)
     state = init_state(stream(config.seed, "parameters"), plan, window.shown())
     state = sharding.place(state, sharding.state_specs(state), mesh)
     step = sharding.compile_step(plan, state, mesh, shards)
@@ -180,7 +180,9 @@ def program(config: ConfigDict, mean: tuple[float, ...], std: tuple[float, ...],
             **{**config.loss, "auxiliary": tuple(config.loss.auxiliary * w for w in auxiliary.weights(tasks))}
         ),
         evolution=EvolutionSettings(
-            **config.evolution, closing=auxiliary.channels(tasks, "closes"), seams=auxiliary.channels(tasks, "shares")
+            **{**config.evolution, "images_per_step": max(1, config.evolution.images_per_step // shards)},
+            closing=auxiliary.channels(tasks, "closes"),
+            seams=auxiliary.channels(tasks, "shares"),
         ),
         steps=train.steps,
         strong_crops=train.strong_crops // shards,
@@ -192,14 +194,15 @@ def program(config: ConfigDict, mean: tuple[float, ...], std: tuple[float, ...],
 def shards_and_devices(config: ConfigDict) -> tuple[int, int]:
     """Number of logical shards, and of the devices that they live on.
 
-    Unless `train.shards` says otherwise there is a shard a device, on as many devices as share a step's crops evenly.
+    Unless `train.shards` says otherwise there is a shard a device, on as many devices as share a step's crops evenly;
+    on a CPU at least two, so that a run is the same where its cores are one device and where they are two.
 
     Raises:
       ConfigError: the crops of a step cannot be shared out evenly over the shards asked for.
     """
     crops = (config.train.strong_crops, config.train.weak_crops)
-    fits = [n for n in range(1, jax.device_count() + 1) if not any(count % n for count in crops)]
-    shards = config.train.shards or max(fits)
+    most = max(jax.device_count(), 2 if jax.default_backend() == "cpu" else 1)
+    shards = config.train.shards or max(n for n in range(1, most + 1) if not any(count % n for count in crops))
     if any(count % shards for count in crops):
         raise settings.ConfigError(
             f"train.shards is {shards}, but must divide train.strong_crops and train.weak_crops, which are "

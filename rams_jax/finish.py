@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rams_jax import outputs, processes
+from rams_jax import outputs, processes, sharding
 from rams_jax.annotations import read_instances
 from rams_jax.evaluate import mask_counts, score_instances, score_masks
 from rams_jax.experiment import Run
@@ -21,7 +20,6 @@ from rams_jax.loading import images_in
 from rams_jax.metrics import PixelCounts
 from rams_jax.network import longest, save_network, trained
 from rams_jax.predict import foreground, predict
-from rams_jax.train_step import evolution_turn
 from rams_jax.tuning import tune
 from rams_jax.types import Example, MaskState, Predictions, TrainState
 
@@ -197,10 +195,10 @@ def _objects(instances: Any) -> int:
 
 
 def _share_of_evolution(run: Run, state: TrainState, seconds_per_step: float) -> float:
-    """Time of the masks' turn, run by itself on one shard's images, relative to a whole step; 0 where none evolve."""
+    """Time of the masks' turn, run by itself on all devices, relative to a whole step; 0 where none evolve."""
     if run.program.rule.update is None:
         return 0.0
-    turn = jax.jit(functools.partial(evolution_turn, program=run.program))
+    turn = sharding.compile_turn(run.program, state)
     jax.block_until_ready(turn(state))
     times = []
     for _ in range(5):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rams_jax.train_step import Metrics, Program, train_step
+from rams_jax.train_step import Metrics, Program, evolution_turn, train_step
 from rams_jax.types import DatasetState, TrainState
 
 AXIS = "data"
@@ -96,3 +96,14 @@ def compile_step(
         return one(state) if count == 1 else jax.lax.scan(one, state, length=count)
 
     return step
+
+
+def compile_turn(program: Program, state: TrainState) -> Callable[[TrainState], TrainState]:
+    """What a step does to the masks as a function by itself, to time it; each device has its own threshold here."""
+    partition = state_specs(state)
+
+    def turn(state: TrainState) -> TrainState:
+        return evolution_turn(state, program=program)[0]
+
+    mesh = state.step.sharding.mesh
+    return jax.jit(jax.shard_map(turn, mesh=mesh, in_specs=(partition,), out_specs=partition, check_vma=False))

@@ -27,7 +27,7 @@ SETTINGS = {
     "augment": {"crop": 16, "elastic_grid": 8},
     "train": {"steps": STEPS, "warmup_steps": 3, "strong_crops": 4, "weak_crops": 4, "shards": 2, "ema": 0.9}
     | {"log_every": 5, "evaluate_every": STEPS, "checkpoint_every": 25, "learning_rate": 0.01},
-    "evolution": {"images_per_step": 2, "reach": 2},
+    "evolution": {"images_per_step": 4, "reach": 2},
     # Two sums differ in their last bit by the order of the processes. Labels of its own opinion, in or out by a
     # threshold, would make more of that in two hundred steps than can be compared.
     "loss": {"weak": 0.0},

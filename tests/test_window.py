@@ -106,7 +106,7 @@ def folder(tmp_path_factory):
 def config(folder, width):
     found = synthetic.small_config(folder)
     found.train.window = width
-    found.train.shards = 2
+    found.train.shards, found.evolution.images_per_step = 2, 4
     return found
 
 
