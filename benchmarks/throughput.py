@@ -108,6 +108,7 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any, int]:
     import jax.numpy as jnp
 
     from rams_jax import sharding
+    from rams_jax.model import forward
     from rams_jax.train_step import batch_loss, step_crops
 
     run, state, _ = prepared(arguments, "multitask", shards=1)
@@ -119,9 +120,10 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any, int]:
         return jax.tree.map(lambda x: x[0], step_crops(data, number, key, jnp.arange(1), program)[0])
 
     def loss(params: Any, batch: Any) -> Any:
-        return batch_loss(params, batch, jnp.float32(0), jnp.float32(0), program)[0]
+        logits = forward(program.model, params, batch.image, batch.inside)
+        return batch_loss(logits, batch, jnp.float32(0), jnp.float32(0), program)[0]
 
-    forward, gradient = jax.jit(loss), jax.jit(jax.grad(loss))
+    value, gradient = jax.jit(loss), jax.jit(jax.grad(loss))
     batch = sample(data, 0)
     _, *held = prepared(arguments, "multitask")
 
@@ -136,7 +138,7 @@ def our_parts(arguments: argparse.Namespace) -> tuple[Timed, Any, Any, int]:
         grown_state, _ = grow(dataclasses.replace(grown_state, step=jnp.int32(number * program.steps // 160)), key)
     parts: Timed = {
         ("ours", "sample"): lambda: jax.block_until_ready(sample(data, next(numbers))),
-        ("ours", "forward"): lambda: forward(params, batch).block_until_ready(),
+        ("ours", "forward"): lambda: value(params, batch).block_until_ready(),
         ("ours", "gradient"): lambda: jax.block_until_ready(gradient(params, batch)),
         ("ours", "step"): whole_step,
         ("ours", "evolution"): lambda: jax.block_until_ready(turn(grown_state)),

@@ -35,6 +35,7 @@ from rams_jax.types import (
 
 Array = jax.Array
 Metrics = dict[str, Array]
+Logits = tuple[Array, Array, Array]  # of the three tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +81,11 @@ def _sample(key: Array, data: DatasetState, slots: tuple[Array, Array, Array], p
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), strong, weak)
 
 
-def batch_loss(params, batch: Batch, progress: Array, chance: Array, program: Program) -> tuple[Array, Metrics]:
+def batch_loss(logits: Logits, batch: Batch, progress: Array, chance: Array, program: Program) -> tuple[Array, Metrics]:
     """Loss of one logical shard's crops: the weighted sum of the losses of all tasks.
 
     Args:
-      params: of the network.
+      logits: of the crops, from `forward`.
       batch: B crops.
       progress, chance: as in `View`.
       program: what to do.
@@ -92,7 +93,6 @@ def batch_loss(params, batch: Batch, progress: Array, chance: Array, program: Pr
     Returns:
       float32[] and its parts by name, the sum itself among them.
     """
-    logits = forward(program.model, params, batch.image, batch.inside)
     view = View(progress, chance, jax.lax.stop_gradient(predictions(logits)))
     targets = program.rule.targets(batch, program.model.classes, program.loss, view)
     segmentation, approximation, auxiliary = logits
@@ -256,9 +256,11 @@ def train_step(
     progress = state.step / program.steps
 
     def mean_loss(params) -> tuple[Array, Metrics]:
-        values, parts = jax.vmap(lambda batch, chance: batch_loss(params, batch, progress, chance, program))(
-            batches, chances
-        )
+        shards, crops = batches.slot.shape
+        # One batch for the network: by shards, the gradient of a kernel would be a convolution of many groups.
+        images, inside = (x.reshape(shards * crops, *x.shape[2:]) for x in (batches.image, batches.inside))
+        logits = jax.tree.map(lambda x: by_shard(x, shards), forward(program.model, params, images, inside))
+        values, parts = jax.vmap(batch_loss, in_axes=(0, 0, None, 0, None))(logits, batches, progress, chances, program)
         return values.mean(), jax.tree.map(jnp.mean, parts)
 
     gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from rams_jax.model import Block, Convolution, MultiTaskUNet, Upsample, multiple, predictions
+from rams_jax.model import Block, Convolution, MultiTaskUNet, Upsample, convolve, multiple, predictions
 from rams_jax.types import ModelSettings
 
 SETTINGS = ModelSettings(width=4, depth=3, own_levels=1, dtype="float32")
@@ -251,3 +251,22 @@ def test_images_are_centred_and_scaled():
     found = scaled.apply(params, image * jnp.array([2.0, 0.25]) + jnp.array([0.5, -1.0]), inside)
     for a, b in zip(found, plain.apply(params, image, inside), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "out"), [(3, 5), (20, 4), (4, 20)])
+def test_the_gradients_of_a_convolution_are_those_of_its_sum(channels, out):
+    rng = np.random.default_rng(0)
+    x, kernel, weight = (rng.normal(size=size) for size in ((2, 6, 7, channels), (3, 3, channels, out), (2, 6, 7, out)))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = np.array([[padded[:, i : i + 6, j : j + 7] for j in range(3)] for i in range(3)])
+    of_x = np.zeros_like(padded)
+    for i, j in np.ndindex(3, 3):
+        of_x[:, i : i + 6, j : j + 7] += weight @ kernel[i, j].T
+
+    def total(x, kernel):
+        return (convolve(x, kernel) * weight).sum()
+
+    found = jax.jit(jax.grad(total, (0, 1)))(x.astype(np.float32), kernel.astype(np.float32))
+    np.testing.assert_allclose(found[0], of_x[:, 1:-1, 1:-1], atol=1e-4)
+    np.testing.assert_allclose(found[1], np.einsum("ijbyxc,byxo->ijco", shifted, weight), atol=1e-4)
+    np.testing.assert_allclose(convolve(x, kernel), np.einsum("ijbyxc,ijco->byxo", shifted, kernel), atol=1e-4)

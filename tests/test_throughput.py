@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from rams_jax.model import MultiTaskUNet
+from rams_jax.model import MultiTaskUNet, forward
 from rams_jax.train_step import batch_loss, step_crops
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -35,7 +35,11 @@ def test_same_logits_loss_and_gradients(depth, own):
     rng = np.random.default_rng(0)  # last layers that say something, gains and biases that differ
     params = jax.tree.map(lambda x: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32), params)
     logits = jax.jit(program.model.apply)(params, batch.image, batch.inside)
-    value, gradient = jax.jit(jax.value_and_grad(lambda x: batch_loss(x, batch, 0.0, 0.0, program)[0]))(params)
+
+    def loss(params):
+        return batch_loss(forward(program.model, params, batch.image, batch.inside), batch, 0.0, 0.0, program)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
 
     trainer = torch_unet.Trainer(program, state.data, params, compiled=False)
     tensors = {f.name: torch.tensor(np.asarray(getattr(batch, f.name))) for f in dataclasses.fields(batch)}
