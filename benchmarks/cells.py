@@ -96,7 +96,7 @@ class Cell(NamedTuple):
         return results / data / self.variant / f"{self.method}-seed{self.seed}.json"
 
     def command(self) -> list[str]:
-        """The program and its options."""
+        """The program and its options; one shard, so that a cell is the same on one core and on more."""
         experiment, always = EXPERIMENTS.get(self.data, (self.data, ""))
         name, *variant = experiment.split(":")
         program, choice = "launch/main.py", "--config.method"
@@ -104,7 +104,8 @@ class Cell(NamedTuple):
             program, choice = "benchmarks/peers/run.py", "--peer"
         changed = [f"--config.{one}" for one in f"{always} {changes(self.variant)}".split()]
         config = f"--config={':'.join([f'configs/{name}.py', *variant])}"
-        return [program, config, *changed, f"{choice}={self.method}", f"--config.seed={self.seed}"]
+        fixed = ["--config.train.shards=1", f"--config.seed={self.seed}"]
+        return [program, config, *changed, f"{choice}={self.method}", *fixed]
 
 
 def changes(variant: str) -> str:

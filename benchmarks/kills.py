@@ -40,8 +40,7 @@ STEPS = 60
 SETTINGS = {
     "data.name": "folder", "data.strong": 2, "data.auxiliary": (), "model.width": 4, "model.depth": 2,
     "augment.crop": 16, "augment.elastic_grid": 8, "train.steps": STEPS, "train.warmup_steps": 3,
-    "train.strong_crops": 4,
-    "train.weak_crops": 4, "train.shards": 1, "train.ema": 0.9, "train.learning_rate": 0.01, "train.log_every": 5,
+    "train.strong_crops": 4, "train.weak_crops": 4, "train.ema": 0.9, "train.learning_rate": 0.01, "train.log_every": 5,
     "train.evaluate_every": 20, "train.checkpoint_every": 10, "evolution.images_per_step": 2, "evolution.reach": 2,
 }  # fmt: skip
 _RUN = 5  # kills before a run is left alone

@@ -70,6 +70,7 @@ def test_where_a_cell_lies_and_what_makes_it(tmp_path):
         "launch/main.py",
         "--config=configs/histology.py",
         "--config.method=rams",
+        "--config.train.shards=1",
         "--config.seed=2",
     ]
     rough = Cell("microscopy:smoke", "strong3weak9", "rams", 0)
