@@ -26,13 +26,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 
-from rams_jax import checkpoint, outputs, storage
+from rams_jax import outputs, storage
 from rams_jax.annotations import read_instances
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -327,7 +328,14 @@ def _rows(workdir: pathlib.Path) -> list[dict]:
 
 
 def _saved(workdir: pathlib.Path) -> dict:
-    return checkpoint.open_checkpoints(workdir).restore(STEPS, args=ocp.args.StandardRestore())
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # the run may have had more devices
+
+    def target(found: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=here)
+
+    path = workdir.absolute() / "checkpoints" / str(STEPS) / "default"
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(path, jax.tree.map(target, reader.metadata(path).item_metadata.tree))
 
 
 def _bits(array: np.ndarray) -> tuple:
