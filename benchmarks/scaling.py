@@ -94,7 +94,8 @@ def compiled(devices: int) -> dict[str, Any]:
     tasks = np.zeros((*empty.shape, program.model.auxiliary), np.int8)
     image = np.zeros((*empty.shape, 1), np.float32)
     example = Example("blank", image, marked, marked, empty == 0, np.array([0, 1], np.int32), tasks)
-    data, _ = loading.load([example] * HERE, [0], 1, 1, multiple(program.model.settings))
+    rule = program.rule
+    data, _ = loading.load([example] * HERE, [0], 1, 1, multiple(program.model.settings), rule.unmarked, rule.memory)
     per_image = {name: x.nbytes // HERE for name, x in _images(data).items()}
 
     mesh = sharding.make_mesh(devices)

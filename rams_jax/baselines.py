@@ -166,17 +166,20 @@ def _with_background(probabilities: Array) -> Array:
 
 
 def grown_masks(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
-    """`evolution.evolve`, and what the averaged network is sure of in no mask, from `settings.start` on (ours).
+    """`evolution.evolve`, and what the running mean of p is sure of in no mask, from `settings.start` on (ours).
 
-    Background is 0. A class is told apart from the masks, so that the approximation task learns the masks alone. Where
-    the marks leave no room for it, it is background if all objects are marked, and nothing is known otherwise.
+    The mean is that of `filtered_labels`. Background is 0. A class is told apart from the masks, so that the
+    approximation task learns the masks alone. Where the marks leave no room for it, it is background if all objects are
+    marked, and nothing is known otherwise.
     """
     update = evolution.evolve(predictions, note, level, settings)
     assert update.near is not None
-    sure = _confident(predictions.segmentation, CONFIDENT, note)
+    mean = _running_mean(predictions, note, level, settings)
+    sure = _confident(mean, FILTERED, note)
     there = jnp.where(update.near, -1 - sure, jnp.where(note.complete, 0, -1))
     sure = jnp.where((level.progress >= settings.start) & note.inside, jnp.where(sure > 0, there, sure), -1)
-    return dataclasses.replace(update, current=jnp.where((update.current > 0) | note.strong, update.current, sure))
+    current = jnp.where((update.current > 0) | note.strong, update.current, sure)
+    return dataclasses.replace(update, current=current, average=_remembered(mean))
 
 
 def pseudo_labels(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -194,11 +197,9 @@ def filtered_labels(predictions: Predictions, note: Annotation, level: Level, se
     Changed: the mean is over predictions of the averaged network, one each turn instead of every fifth epoch; before
     `settings.start` it is the latest of them. Objects have marks, the background has none.
     """
-    assert note.average is not None
-    old, new = note.average / 255.0, predictions.segmentation
-    mean = jnp.where(level.progress >= settings.start, old + NEW * (new - old), new)
+    mean = _running_mean(predictions, note, level, settings)
     update = _labelled(_confident(mean, FILTERED, note), predictions, note, level, settings)
-    return dataclasses.replace(update, average=jnp.rint(255 * mean).astype(note.average.dtype))
+    return dataclasses.replace(update, average=_remembered(mean))
 
 
 def grown_seeds(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
@@ -219,6 +220,21 @@ def stage_masks(predictions: Predictions, note: Annotation, level: Level, settin
     last = level.progress >= LAST_STAGE
     labels = _confident(jnp.where(last, predictions.approximation, predictions.segmentation), 0.5, note)
     return _labelled(jnp.where(level.progress >= SECOND_STAGE, labels, -1), predictions, note, level, settings)
+
+
+def _running_mean(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Array:
+    """float32[H, W, K]: of p over the image's turns, the latest of them weighing NEW.
+
+    Before `settings.start`, and at its first turn, it is the latest.
+    """
+    assert note.average is not None
+    old, new = note.average / 255.0, predictions.segmentation
+    return jnp.where((level.progress >= settings.start) & (old > 0).any(), old + NEW * (new - old), new)
+
+
+def _remembered(mean: Array) -> Array:
+    """The mean as `MaskState.average` keeps it."""
+    return jnp.rint(255 * mean).astype(jnp.uint8)
 
 
 def _confident(p: Array, least: float, note: Annotation) -> Array:
@@ -246,7 +262,7 @@ def _labelled(
 
 
 RULES = {
-    "rams": Rule(recursive, update=grown_masks, unmarked=-1, grows=True),
+    "rams": Rule(recursive, update=grown_masks, unmarked=-1, memory=True, grows=True),
     "full": Rule(outlines, all_strong=True),
     "strong": Rule(outlines, weak_images=False),
     "naive": Rule(naive),

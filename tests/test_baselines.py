@@ -159,36 +159,47 @@ def opinion(progress, strong=False, update=baselines.pseudo_labels, p=ROW, avera
     return update(predictions, note, level, SETTINGS)
 
 
+# Running means, 255 for 1: of an image that has not had a turn, and of one that has.
+FIRST = jnp.zeros((1, 8, 2), jnp.uint8)
+OLD = jnp.array([[(51, 26), (230, 10), (0, 0), (220, 0), (0, 178), (0, 0), (0, 0), (0, 0)]], jnp.uint8)
+
+
 def test_grown_masks_by_hand():
     # q is the same everywhere, so that the score is the root of p: no neighbour of a mark reaches 0.5. Beside the masks
     # pixel 0 is background for sure, 1 and 4 are classes 1 and 2, ids 3 and 4.
-    late = opinion(0.5, update=baselines.grown_masks)
+    late = opinion(0.5, update=baselines.grown_masks, average=FIRST)
     np.testing.assert_array_equal(late.current, [[0, -4, 1, -1, -5, 2, -1, -1]])
     # No mark leaves room for them where a score of 0.5 is beyond: 1 and 4 are reached with roots of 0.03 and 0.02.
-    beyond = opinion(0.5, update=baselines.grown_masks, beyond=0.5)
+    beyond = opinion(0.5, update=baselines.grown_masks, average=FIRST, beyond=0.5)
     np.testing.assert_array_equal(beyond.current, [[0, 0, 1, -1, 0, 2, -1, -1]])
-    beyond = opinion(0.5, update=baselines.grown_masks, beyond=0.5, complete=False)
+    beyond = opinion(0.5, update=baselines.grown_masks, average=FIRST, beyond=0.5, complete=False)
     np.testing.assert_array_equal(beyond.current, [[0, -1, 1, -1, -1, 2, -1, -1]])
-    early = opinion(0.1, update=baselines.grown_masks)
+    early = opinion(0.1, update=baselines.grown_masks, average=FIRST)
     np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
     # On strong images the masks alone: of Y, and 0 where it has no object.
-    strong = opinion(0.5, strong=True, update=baselines.grown_masks)
+    strong = opinion(0.5, strong=True, update=baselines.grown_masks, average=FIRST)
     np.testing.assert_array_equal(strong.current >= 0, [[True] * 8])
+    # The running mean decides what is sure, as in `filtered_labels`: not 0 and 4, but 3, which p alone does not know.
+    mean = opinion(0.5, update=baselines.grown_masks, average=OLD)
+    np.testing.assert_array_equal(mean.current, [[-1, -4, 1, -4, -1, 2, -1, -1]])
+    np.testing.assert_array_equal(mean.average[0, [0, 3]], [(42, 22), (207, 5)])
 
 
 def test_filtered_labels_by_hand():
-    # Running means, 255 for 1; the new ones are old + 0.2 (p - old). Pixel 0: background 0.75; 1:
-    # class 1 0.904; 3: class 1 0.810, where p alone is no label; 4: class 2 0.748, where p alone would be one.
-    old = jnp.array([[(51, 26), (230, 10), (0, 0), (220, 0), (0, 178), (0, 0), (0, 0), (0, 0)]], jnp.uint8)
-    late = opinion(0.5, update=baselines.filtered_labels, average=old)
+    # The new means are OLD + 0.2 (p - OLD). Pixel 0: background 0.75; 1: class 1 0.904; 3: class 1 0.810, where p alone
+    # is no label; 4: class 2 0.748, where p alone would be one.
+    late = opinion(0.5, update=baselines.filtered_labels, average=OLD)
     np.testing.assert_array_equal(late.current, [[-1, 3, 1, 3, -1, 2, -1, -1]])
     # 51 + 0.2 (0.03 x 255 - 51) = 42.3, 26 + 0.2 (5.1 - 26) = 21.8; 220 + 0.2 (153 - 220) = 206.6, 0.2 x 25.5 = 5.1
     np.testing.assert_array_equal(late.average[0, [0, 3]], [(42, 22), (207, 5)])
     assert late.average.dtype == jnp.uint8
     # Before the start nothing is a label, and the mean is the latest prediction.
-    early = opinion(0.1, update=baselines.filtered_labels, average=old)
+    early = opinion(0.1, update=baselines.filtered_labels, average=OLD)
     np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
     np.testing.assert_array_equal(early.average[0, [0, 3]], [(8, 5), (153, 26)])
+    # Likewise at the first turn of an image, if that is late.
+    first = opinion(0.5, update=baselines.filtered_labels, average=FIRST)
+    np.testing.assert_array_equal(first.current, [[0, 3, 1, -1, 4, 2, -1, -1]])
 
 
 def test_scribble2label():
