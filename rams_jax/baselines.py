@@ -29,8 +29,8 @@ from rams_jax.types import (
 
 Array = jax.Array
 CONFIDENT = 0.9  # probability from which the averaged network's opinion becomes a pseudo-label
-# Of Scribble2Label: the same of a running mean, the weight of what is new in it (both for `rams` too), and of the labels in
-# the loss.
+# Of Scribble2Label: the same of a running mean, the weight of what is new in it, and of the labels in the loss. The
+# first two are those of `rams` too.
 FILTERED, NEW, UNDRAWN = 0.8, 0.2, 0.5
 RAMP = 0.4  # of DMSPS: share of the training over which the weight of mixed labels rises
 SECOND_STAGE, LAST_STAGE = 1 / 3, 2 / 3  # of the three stages: shares of the training at which they begin
