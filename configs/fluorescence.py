@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.width = 12
     config.augment.crop = 112
     config.train.steps = 800
-    config.evolution.images_per_step = 1  # whole images: a quarter of a step
+    config.evolution.images_per_step = 1  # whole images: as few as there can be
     config.evolution.end = 0.7
     config.evolution.reach = 6  # an image takes eight turns only
     if arg == "smoke":

@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.depth = 4  # nuclei are up to 60 pixels long
     config.augment.crop = 104
     config.train.steps = 480
-    config.evolution.images_per_step = 1  # whole images: a fifth of a step
+    config.evolution.images_per_step = 1  # whole images: as few as there can be
     config.evolution.reach = 6  # an image takes eight turns only
     if arg == "smoke":
         settings.shorten(config)

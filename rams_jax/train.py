@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from rams_jax import checkpoint, faults, outputs, processes
 from rams_jax import config as settings
-from rams_jax.experiment import Run, prepare, stream
+from rams_jax.experiment import Run, prepare, shards_and_devices, stream
 from rams_jax.finish import finish, validation_scores
 from rams_jax.types import TrainState
 
@@ -43,7 +43,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     """
     settings.validate(config)
     run, state, step = prepare(config)
-    path = checkpoint.open_workdir(workdir, config.to_dict())
+    kept = config.to_dict()
+    kept["train"]["shards"] = shards_and_devices(config)[0]  # where each image lies, and so its mask in a checkpoint
+    path = checkpoint.open_workdir(workdir, kept)
     manager = checkpoint.open_checkpoints(path)
     state = _restore(manager, run, state)
     first, total, train = int(state.step), config.train.steps, config.train

@@ -139,3 +139,17 @@ def test_a_call_is_as_long_as_the_reports_allow(monkeypatch):
         config.train.log_every, config.train.evaluate_every, config.train.checkpoint_every = log, evaluate, save
         assert experiment.steps_of_a_call(config, mesh) == expected
         assert experiment.steps_of_a_call(config, experiment.sharding.make_mesh(1)) == 1  # of a CPU
+
+
+def test_images_that_would_lie_elsewhere_are_refused(tmp_path, monkeypatch):
+    """Masks in a checkpoint are by place: a start that deals the images to fewer shards must not take them."""
+    from rams_jax import checkpoint, train
+
+    config = synthetic.small_config(synthetic.write_folder(tmp_path / "data", images=8))
+    config.train.shards, config.train.steps = 0, 4
+    train.train(config, tmp_path / "run")
+    shards = json.loads((tmp_path / "run" / "config.json").read_text())["train"]["shards"]
+    assert shards == jax.device_count() > 2
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    with pytest.raises(checkpoint.WorkdirError, match=rf"\(train\.shards: {shards} there, 2 now\)"):
+        train.train(config, tmp_path / "run")
