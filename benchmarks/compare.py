@@ -3,7 +3,7 @@
   python benchmarks/compare.py --data microscopy             run the cells that are missing, then print the table
   python benchmarks/compare.py --data microscopy --table     print the table of the cells that are there
   python benchmarks/compare.py --data histology --variants budgets rough --methods rams --dry     what would be run
-  python benchmarks/compare.py --ablations --data histology food_sem --seeds 0
+  python benchmarks/compare.py --ablations --data microscopy food_sem_500 --seeds 0
   python benchmarks/compare.py --contest --table             one table of the budgets at which something is left to win
   python benchmarks/compare.py --all                         everything, then the figures (benchmarks/figures.py)
 
@@ -147,6 +147,7 @@ def run_cells(cells: Sequence[Cell], results: pathlib.Path, runs: pathlib.Path, 
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
     for job in range(jobs):
         shares.put(cores[job::jobs])
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.2f}")  # of an accelerator, for each cell
 
     def one(cell: Cell) -> None:
         share = shares.get()

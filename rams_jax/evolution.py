@@ -22,6 +22,7 @@ Array = jax.Array
 CLOSED = 2.0  # a threshold that no score reaches
 LAGGARD = 0.1  # of `tau_min`, down to which objects may go that hold less than their marks foretell
 SEAM = 3  # pixels that a region may grow into a border between objects, once it has grown elsewhere
+ROOM = 2.0  # area near an object, relative to what its mark foretells, up to which it may be the object's
 BELIEVED = 1.5  # factor by which the segmentation's estimate of rho may differ from the outlined objects'
 _SMALLEST = 1e-6
 
@@ -376,6 +377,9 @@ def evolve(predictions: Predictions, note: Annotation, level: Level, settings: E
     objects = areas(jnp.where(likely, territory, 0))
     tally = jnp.concatenate([histogram, objects, areas(note.partial), areas(new)], axis=1)
     near = (territory > 0) & (score >= _of_class(level.beyond[None, None, :], classes))
+    # Where far more around an object scores high than its mark foretells, that says nothing.
+    fits = sizes(jnp.where(near | (note.partial > 0), territory, 0), instances) <= ROOM * foretold
+    near = near & (fits & ~held)[territory]
     return Update(current=new, held=held, tally=jnp.where(note.strong, 0.0, tally), near=near)
 
 

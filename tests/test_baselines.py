@@ -134,7 +134,9 @@ ROW = [
 ]
 
 
-def opinion(progress, strong=False, update=baselines.pseudo_labels, p=ROW, average=None, complete=True, beyond=0.0):
+def opinion(
+    progress, strong=False, update=baselines.pseudo_labels, p=ROW, average=None, complete=True, beyond=0.0, rho=0.3
+):
     """Labels of one row: six pixels of the image, two of padding; ids 1 and 2 of classes 2 and 1."""
     p = jnp.array(p)[None, :, 1:]
     note = Annotation(
@@ -150,7 +152,7 @@ def opinion(progress, strong=False, update=baselines.pseudo_labels, p=ROW, avera
     predictions = Predictions(p, jnp.full_like(p, 0.5), jnp.zeros((1, 8, 0)))
     level = Level(
         jnp.float32(progress),
-        jnp.full(2, 0.3),
+        jnp.full(2, rho),
         jnp.full(2, 0.5),
         jnp.full(2, 0.5),
         jnp.full(2, beyond),
@@ -174,6 +176,10 @@ def test_grown_masks_by_hand():
     np.testing.assert_array_equal(beyond.current, [[0, 0, 1, -1, 0, 2, -1, -1]])
     beyond = opinion(0.5, update=baselines.grown_masks, average=FIRST, beyond=0.5, complete=False)
     np.testing.assert_array_equal(beyond.current, [[0, -1, 1, -1, -1, 2, -1, -1]])
+    # Nor where a mark foretells less than half of what lies near its object: 1/0.6 pixels of the four near object 1,
+    # that are 0 to 3, and of the two near object 2.
+    crowded = opinion(0.5, update=baselines.grown_masks, average=FIRST, rho=0.6)
+    np.testing.assert_array_equal(crowded.current, [[0, 0, 1, -1, -5, 2, -1, -1]])
     early = opinion(0.1, update=baselines.grown_masks, average=FIRST)
     np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
     # On strong images the masks alone: of Y, and 0 where it has no object.
