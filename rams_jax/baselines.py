@@ -169,14 +169,16 @@ def _with_background(probabilities: Array) -> Array:
 def grown_masks(predictions: Predictions, note: Annotation, level: Level, settings: EvolutionSettings) -> Update:
     """`evolution.evolve`, and what the running mean of p is sure of in no mask, from `settings.start` on (ours).
 
-    The mean is that of `filtered_labels`. Background is 0. A class is told apart from the masks, so that the
-    approximation task learns the masks alone. Where the marks leave no room for it, it is background if all objects are
-    marked, and nothing is known otherwise.
+    The mean is that of `filtered_labels`, but background, which is 0, needs CONFIDENT. A class is told apart from the
+    masks, so that the approximation task learns the masks alone. Where the marks leave no room for it, it is background
+    if all objects are marked, and nothing is known otherwise.
     """
     update = evolution.evolve(predictions, note, level, settings)
     assert update.near is not None
     mean = _running_mean(predictions, note, level, settings)
     sure = _confident(mean, FILTERED, note)
+    # What is called background lightly makes objects small, and the masks with them.
+    sure = jnp.where((sure == 0) & (1 - mean.sum(-1) < CONFIDENT), -1, sure)
     there = jnp.where(update.near, -1 - sure, jnp.where(note.complete, 0, -1))
     sure = jnp.where((level.progress >= settings.start) & note.inside, jnp.where(sure > 0, there, sure), -1)
     current = jnp.where((update.current > 0) | note.strong, update.current, sure)

@@ -180,6 +180,11 @@ def test_grown_masks_by_hand():
     # that are 0 to 3, and of the two near object 2.
     crowded = opinion(0.5, update=baselines.grown_masks, average=FIRST, rho=0.6)
     np.testing.assert_array_equal(crowded.current, [[0, 0, 1, -1, -5, 2, -1, -1]])
+    # To call it background takes 0.9, unlike there.
+    doubted = [(0.85, 0.1, 0.05), *ROW[1:]]
+    doubt = opinion(0.5, update=baselines.grown_masks, average=FIRST, p=doubted)
+    np.testing.assert_array_equal(doubt.current, [[-1, -4, 1, -1, -5, 2, -1, -1]])
+    assert opinion(0.5, update=baselines.filtered_labels, average=FIRST, p=doubted).current[0, 0] == 0
     early = opinion(0.1, update=baselines.grown_masks, average=FIRST)
     np.testing.assert_array_equal(early.current, [[-1, -1, 1, -1, -1, 2, -1, -1]])
     # On strong images the masks alone: of Y, and 0 where it has no object.
