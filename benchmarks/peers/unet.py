@@ -35,6 +35,7 @@ from monai.transforms import (
     ScaleIntensity,
     ScaleIntensityd,
     SelectItemsd,
+    SpatialPadd,
 )
 from monai.utils import set_determinism
 from shared import UNKNOWN, Shown, Task, class_map
@@ -50,6 +51,9 @@ CROP = (96, 96)
 _AUGMENT = Compose(
     [
         ScaleIntensityd("image"),
+        # An outlined square may be smaller than a crop.
+        SpatialPadd(["image", "object"], CROP),
+        SpatialPadd("label", CROP, value=UNKNOWN),
         RandCropByPosNegLabeld(["image", "label"], "object", CROP, pos=1, neg=1, num_samples=4),
         RandRotate90d(["image", "label"], prob=0.5),
         RandFlipd(["image", "label"], prob=0.5, spatial_axis=0),
