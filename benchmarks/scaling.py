@@ -267,8 +267,8 @@ The last column names the largest of computation, network, rotation and reading 
   {bus / one.compute:.1%} of the computation. From {int(HOST_SHARE * HOST_MEMORY / total):,} images a node on they lie
   in files, and 8 GPUs that share one disk wait {span(disk)} a step for them, {disk / one.compute:.1f} times the
   computation.
-- **Storage**: a checkpoint of 10^6 images has {size(million.checkpoint)}, nearly all of it `current` and
-  `age`; one node writes it in {span(cost(10**6, 8, first).saving)}, 64 nodes in {span(million.saving)}.
+- **Storage**: a checkpoint of 10^6 images has {size(million.checkpoint)}, nearly all of it `current`,
+  `age` and `average`; one node writes it in {span(cost(10**6, 8, first).saving)}, 64 nodes in {span(million.saving)}.
   That is {million.saving / (million.steps * million.step):.0%} of the training there, for saving grows as
   training does. The maps compress well, which is not counted.
 - **Several processes**: each decodes the images of its own devices, but all read the names of all images, and the first

@@ -176,9 +176,8 @@ def grown_masks(predictions: Predictions, note: Annotation, level: Level, settin
     update = evolution.evolve(predictions, note, level, settings)
     assert update.near is not None
     mean = _running_mean(predictions, note, level, settings)
-    sure = _confident(mean, FILTERED, note)
     # What is called background lightly makes objects small, and the masks with them.
-    sure = jnp.where((sure == 0) & (1 - mean.sum(-1) < CONFIDENT), -1, sure)
+    sure = _confident(mean, FILTERED, note, background=CONFIDENT)
     there = jnp.where(update.near, -1 - sure, jnp.where(note.complete, 0, -1))
     sure = jnp.where((level.progress >= settings.start) & note.inside, jnp.where(sure > 0, there, sure), -1)
     current = jnp.where((update.current > 0) | note.strong, update.current, sure)
@@ -240,10 +239,14 @@ def _remembered(mean: Array) -> Array:
     return jnp.rint(255 * mean).astype(jnp.uint8)
 
 
-def _confident(p: Array, least: float, note: Annotation) -> Array:
-    """int32[H, W]: 0 or a nameless instance of a class where float[H, W, K] reaches `least`, -1 elsewhere."""
+def _confident(p: Array, least: float, note: Annotation, background: float | None = None) -> Array:
+    """int32[H, W]: 0 or a nameless instance of a class where float[H, W, K] reaches `least`, -1 elsewhere.
+
+    The background must reach `background`, or `least` unless that is given.
+    """
     nameless = note.classes.shape[0] - p.shape[-1] + jnp.argmax(p, axis=-1)
-    return jnp.where(p.max(-1) >= least, nameless, jnp.where(1 - p.sum(-1) >= least, 0, -1))
+    outside = 1 - p.sum(-1) >= (least if background is None else background)
+    return jnp.where(p.max(-1) >= least, nameless, jnp.where(outside, 0, -1))
 
 
 def _labelled(
