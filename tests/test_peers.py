@@ -59,7 +59,11 @@ def test_the_outlined_images_are_those_of_our_runs_and_nothing_else_of_the_other
     assert {shown.name for shown in task.outlined + task.marked} == {e.name for e in splits.train}
     for shown in task.outlined:
         e = next(e for e in splits.train if e.name == shown.name)
-        assert e.valid.all(axis=0).tolist() == [False] * 5 + [True] * 55  # what nobody looked at is cut off
+        assert e.valid.all(axis=0).tolist() == [False] * 5 + [True] * 55  # nobody looked at the left edge
+        assert np.array_equal(shown.labels, np.where(e.valid, e.classes[e.full], -1))
+        assert np.array_equal(shown.image, e.image)
+    for shown in task.whole:  # here that is cut off
+        e = next(e for e in splits.train if e.name == shown.name)
         assert np.array_equal(shown.labels, e.classes[e.full[:, 5:]]) and np.array_equal(shown.image, e.image[:, 5:])
     for shown in task.marked:
         e = next(e for e in splits.train if e.name == shown.name)
@@ -69,13 +73,33 @@ def test_the_outlined_images_are_those_of_our_runs_and_nothing_else_of_the_other
     assert task.number_of_classes == 2 and len(task.validation) == 1
 
 
-def test_of_a_square_they_are_given_the_square(config):
+def test_of_a_square_they_are_given_the_square_and_a_margin_without_an_answer(config):
     import shared
 
     config.data.outlined_side = 24
-    for shown in shared.load(config)[0].outlined:
+    task = shared.load(config)[0]
+    for shown, whole in zip(task.outlined, task.whole, strict=True):
         # The second object alone is 21 to 22 pixels wide, so no square of 24 shows both, and the other is 17 wide.
-        assert shown.labels.shape == shown.image.shape[:2] == (24, 24) and len(np.unique(shown.instances)) == 2
+        assert whole.labels.shape == whole.image.shape[:2] == (24, 24) and (whole.instances >= 0).all()
+        known = shown.instances >= 0
+        assert known.sum() <= 24**2 and known.any(axis=1).sum() == known.any(axis=0).sum() == 24
+        assert shown.image.shape[:2] == known.shape and len(np.unique(shown.instances[known])) == 2
+        # The images are 40 by 60, so the margin of 32 ends at their edges above and below.
+        assert known.shape[0] == 40 and known.shape[1] > 24
+        assert np.array_equal(shown.instances[known], whole.instances[known[known.any(1)][:, known.any(0)]])
+        assert np.array_equal(shown.labels == shared.UNKNOWN, ~known)
+
+
+def test_objects_that_the_square_cuts_are_unknown_or_outlined_as_far_as_they_are_in_it(config):
+    import shared
+
+    config.data.outlined_side = 40  # around one object, and part of the other is in it
+    task = shared.load(config)[0]
+    for shown, whole in zip(task.outlined, task.whole, strict=True):
+        known = shown.instances >= 0
+        inside = known[known.any(1)][:, known.any(0)]
+        assert inside.shape == whole.instances.shape and (~inside).any()
+        assert (whole.instances[~inside] > 0).all() and (whole.labels[~inside] > 0).all()
 
 
 def test_only_strokes_on_the_background_are_background(config, monkeypatch):

@@ -4,7 +4,8 @@ Followed: docs/train.rst of version 3: training from scratch (`pretrained_model=
 objects are scaled, 17 pixels as for its own model of nuclei, or 30 as for all others where objects are wider than that;
 SGD at 0.1 with weight decay 1e-4.
 Receives: the outlined images only. Flows lead to the middle of whole objects, and its documentation has no label for
-pixels that nobody looked at, so marks cannot be given. One kind of objects: it has no classes.
+pixels that nobody looked at, so marks cannot be given, and of a square it sees the objects that the edge cuts outlined
+too, as far as they are in it, which is more than our rules see. One kind of objects: it has no classes.
 Changed: an epoch is one batch of 8 crops, 112 pixels wide, for there is but one image; images with a single object
 count, and objects may fill the image; the threshold of the cell probability is the best of five on eight validation
 images, by its own average precision.
@@ -39,8 +40,8 @@ def train(task: Task, folder: str) -> Callable[[Sequence[np.ndarray]], list[Foun
     diameter = NUCLEI if extent(task) < OTHERS else OTHERS
     path, *_ = train_seg(
         CellposeModel(pretrained_model=None, diam_mean=diameter).net,
-        train_data=[shown.image for shown in task.outlined],
-        train_labels=[np.maximum(shown.instances, 0) for shown in task.outlined],
+        train_data=[shown.image for shown in task.whole],
+        train_labels=[np.maximum(shown.instances, 0) for shown in task.whole],
         channels=[0, 0],
         channel_axis=-1,
         SGD=True,

@@ -19,6 +19,7 @@ from rams_jax.tuning import tune
 from rams_jax.types import YES, Example, InstanceSettings, Predictions
 
 UNKNOWN = -1
+MARGIN = 32  # pixels around what somebody looked at, for the context; of crops of 96 around 64 each holds all of those
 Found = tuple[np.ndarray, np.ndarray]  # int32[H, W], ids 1..J; int32[J + 1], class of each id
 
 
@@ -37,7 +38,8 @@ class Shown:
 class Task:
     """All that a peer may train and choose settings on; test images are not among it."""
 
-    outlined: tuple[Shown, ...]
+    outlined: tuple[Shown, ...]  # with a margin that nobody looked at, as far as the images go
+    whole: tuple[Shown, ...]  # the same without it, all objects outlined as far as seen: for tools that know no UNKNOWN
     marked: tuple[Shown, ...]
     validation: tuple[Shown, ...]  # outlined; for thresholds and the like, as in our runs
     number_of_classes: int  # K, background not counted
@@ -58,7 +60,8 @@ def load(config: ConfigDict) -> tuple[Task, tuple[Example, ...], tuple[Example, 
     shown = reveal(splits.train, strong, (), config.data.outlined_side, config.seed)
     background = auxiliary.channels(tuple(config.data.auxiliary), "closes")
     task = Task(
-        outlined=tuple(_outlined(_looked_at(shown[i])) for i in strong),
+        outlined=tuple(_outlined(_cut(shown[i], _box(shown[i], MARGIN))) for i in strong),
+        whole=tuple(_outlined(_cut(splits.train[i], _box(shown[i]))) for i in strong),
         marked=tuple(_marked(e, background) for i, e in enumerate(splits.train) if i not in strong),
         validation=tuple(map(_outlined, splits.validation)),
         number_of_classes=len(config.data.class_names),
@@ -67,9 +70,13 @@ def load(config: ConfigDict) -> tuple[Task, tuple[Example, ...], tuple[Example, 
     return task, splits.validation, splits.test
 
 
-def _looked_at(example: Example) -> Example:
-    """The part of an image that somebody has looked at, cut out: not all tools know of pixels without an answer."""
+def _box(example: Example, margin: int = 0) -> tuple[slice, ...]:
+    """Around what somebody has looked at, and a margin."""
     box = ndimage.find_objects(example.valid.astype(int))[0]
+    return tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
+
+
+def _cut(example: Example, box: tuple[slice, ...]) -> Example:
     maps = {name: getattr(example, name)[box] for name in ("image", "full", "partial", "valid", "auxiliary")}
     return dataclasses.replace(example, **maps)
 

@@ -4,8 +4,9 @@ Followed: the notebooks examples/2D/2_training and, for classes, multi-class tra
 augmentation, configuration, and thresholds optimised on the validation images.
 Receives: the outlined images only. A negative label turns the loss of a pixel off (documentation of `train`, example
 4_sparse_training), but that is for images in which some objects are outlined and others not: an object that is labelled
-must be labelled up to its boundary, because distances to it are what is learnt. So marks cannot be given. No weights
-from elsewhere: random initialisation.
+must be labelled up to its boundary, because distances to it are what is learnt. So marks cannot be given; what lies
+around an outlined square, and objects that its edge cuts, are negative. No weights from elsewhere: random
+initialisation.
 Changed: patches of 128 pixels and grid 2, or of 160 and grid 4 where objects are wider than 60 pixels, where the
 notebook has 256; fewer steps.
 Its own score: `stardist.matching.matching_dataset` at an IoU of 0.5, whatever the class.

@@ -51,7 +51,7 @@ CROP = (96, 96)
 _AUGMENT = Compose(
     [
         ScaleIntensityd("image"),
-        # An outlined square may be smaller than a crop.
+        # An outlined square at the edge of an image may be smaller than a crop.
         SpatialPadd(["image", "object"], CROP),
         SpatialPadd("label", CROP, value=UNKNOWN),
         RandCropByPosNegLabeld(["image", "label"], "object", CROP, pos=1, neg=1, num_samples=4),
