@@ -63,7 +63,7 @@ def check(
     if processes.first():
         file.parent.mkdir(exist_ok=True)
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, name=np.array(names).reshape(slots.shape), **vars(batch))
+        np.savez(content, name=np.array(names).reshape(slots.shape), **vars(batch))
         storage.write_whole(file, content.getvalue())
     failed = [*failed, ", ".join(dict.fromkeys(names))]
     if len(failed) == LIMIT:

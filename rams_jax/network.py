@@ -182,7 +182,7 @@ def save_network(path: pathlib.Path | str, network: Network, replace: bool = Fal
             raise NetworkError(f"{path / name}: exists already and is not overwritten; name a new folder.")
     flat = traverse_util.flatten_dict(network.params, sep="/")
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **{name: np.asarray(value, np.float32) for name, value in flat.items()})
+    np.savez(content, **{name: np.asarray(value, np.float32) for name, value in flat.items()})
     description = {
         "format": FORMAT,
         "model": dataclasses.asdict(network.model.settings),
