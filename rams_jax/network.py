@@ -181,8 +181,9 @@ def save_network(path: pathlib.Path | str, network: Network, replace: bool = Fal
         if (path / name).exists() and not replace:
             raise NetworkError(f"{path / name}: exists already and is not overwritten; name a new folder.")
     flat = traverse_util.flatten_dict(network.params, sep="/")
+    arrays: dict[str, Any] = {name: np.asarray(value, np.float32) for name, value in flat.items()}
     content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(value, np.float32) for name, value in flat.items()})
+    np.savez(content, **arrays)
     description = {
         "format": FORMAT,
         "model": dataclasses.asdict(network.model.settings),
