@@ -2,7 +2,7 @@
 
   python benchmarks/compare.py --data microscopy             run the cells that are missing, then print the table
   python benchmarks/compare.py --data microscopy --table     print the table of the cells that are there
-  python benchmarks/compare.py --data histology --variants budgets rough --methods rams --dry     what would be run
+  python benchmarks/compare.py --data microscopy --variants budgets rough --methods rams --dry     what would be run
   python benchmarks/compare.py --ablations --data microscopy food_sem_500 --seeds 0
   python benchmarks/compare.py --contest --table             one table of the budgets at which something is left to win
   python benchmarks/compare.py --all                         everything, then the figures (benchmarks/figures.py)
@@ -23,16 +23,15 @@ from collections.abc import Sequence
 import numpy as np
 from cells import (
     ABLATIONS,
+    BUDGETS,
     CONTEST,
     EXPERIMENTS,
     PEERS,
     RESULTS,
     ROOT,
     ROUGH,
-    TRAINING,
     Cell,
     block,
-    budgets,
     changes,
     interval,
     plan,
@@ -115,7 +114,7 @@ def wanted(arguments: argparse.Namespace) -> list[Cell]:
     """The cells that the command line asks for.
 
     Raises:
-      ValueError: budgets of an experiment whose number of training images is not listed.
+      ValueError: budgets of an experiment that has none in BUDGETS.
     """
     if arguments.all:
         return [cell for cell in plan() if arguments.seeds is None or cell.seed in arguments.seeds]
@@ -126,9 +125,9 @@ def wanted(arguments: argparse.Namespace) -> list[Cell]:
         return [cell for s in seeds for cell in block(arguments.data, ABLATIONS, ["rams"], s)]
     cells = []
     for data in arguments.data:
-        if "budgets" in arguments.variants and data not in TRAINING:
-            raise ValueError(f"Budgets are planned for {', '.join(TRAINING)}; name them as strongN for {data}.")
-        kinds = {"rough": list(ROUGH), "budgets": budgets(data) if data in TRAINING else []}
+        if "budgets" in arguments.variants and data not in BUDGETS:
+            raise ValueError(f"Budgets are planned for {', '.join(BUDGETS)}; name them as strongN for {data}.")
+        kinds = {"rough": ROUGH, "budgets": BUDGETS.get(data, ())}
         variants = [name for given in arguments.variants for name in kinds.get(given, [given])]
         cells += [cell for s in seeds for cell in block([data], variants, arguments.methods, s)]
     return cells

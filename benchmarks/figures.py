@@ -1,6 +1,6 @@
 """The figures of the benchmark, drawn from the cells in benchmarks/results alone; a cell that is missing is left out.
 
-  python benchmarks/figures.py                                    all data sets, Dice, into benchmarks/figures
+  python benchmarks/figures.py                                    the foam and microscopy, Dice, into benchmarks/figures
   python benchmarks/figures.py --data histology --measure aji
   python benchmarks/figures.py --outline_seconds 8.4 --mark_seconds 1.2
 
@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from cells import PEERS, RESULTS, ROOT, ROUGH, TRAINING, interval, read_cells, whole
+from cells import BUDGETS, PEERS, RESULTS, ROOT, ROUGH, interval, read_cells, whole
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ Groups = Mapping[tuple[str, str], list[dict]]  # the cells of each method and va
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", help="data sets; all that have cells, unless given")
+    parser.add_argument("--data", nargs="+", help="data sets; those of cells.BUDGETS, unless given")
     parser.add_argument("--measure", choices=MEASURES, default="dice")
     parser.add_argument("--outline_seconds", type=float, default=OUTLINE_SECONDS, help="to outline an object")
     parser.add_argument("--mark_seconds", type=float, default=MARK_SECONDS, help="to mark an object roughly")
@@ -86,7 +86,7 @@ def draw_all(
 ) -> list[pathlib.Path]:
     """Draws every figure that has something to show, and returns their paths."""
     drawn = []
-    for name in data or (*TRAINING, "microscopy"):
+    for name in data or BUDGETS:
         groups = read_groups(results / name)
         figures = {
             f"{name}-outlined-{measure}": outlined(groups, measure, name),
