@@ -165,31 +165,31 @@ def test_figures_show_what_is_there(tmp_path):
     assert figures.draw_all(tmp_path, tmp_path / "out") == [] and not (tmp_path / "out").exists()
     for seed in (0, 1, 2):
         steps = {"step": [10, 20], "masks_precision": [0.9, 0.9], "masks_recall": [0.3, 0.3 + 0.1 * seed]}
-        put(tmp_path, Cell("food_sem_500", "", "rams", seed), 0.84 + 0.04 * seed, marks=300, curve=steps)
-        put(tmp_path, Cell("food_sem_500", "strong3", "rams", seed), 0.9, 120, 300, strong=3, weak=57)
-    put(tmp_path, Cell("food_sem_500", "", "full", 0), 0.92, 2400, strong=60)
-    put(tmp_path, Cell("food_sem_500", "spill5", "rams", 0), 0.8, marks=300)
-    old = Cell("food_sem_500", "", "strong", 0)  # as former versions wrote it, without the counts
+        put(tmp_path, Cell("microscopy", "", "rams", seed), 0.84 + 0.04 * seed, marks=300, curve=steps)
+        put(tmp_path, Cell("microscopy", "strong3", "rams", seed), 0.9, 120, 300, strong=3, weak=57)
+    put(tmp_path, Cell("microscopy", "", "full", 0), 0.92, 2400, strong=60)
+    put(tmp_path, Cell("microscopy", "spill5", "rams", 0), 0.8, marks=300)
+    old = Cell("microscopy", "", "strong", 0)  # as former versions wrote it, without the counts
     put(tmp_path, old, 0.8)
     old.path(tmp_path).write_text(old.path(tmp_path).read_text().replace("outlines", "former"))
     drawn = figures.draw_all(tmp_path, tmp_path / "out")
     kinds = ["outlined-dice", "minutes-dice", "roughness-dice", "masks"]
-    assert [path.name for path in drawn] == [f"food_sem_500-{kind}.png" for kind in kinds]
+    assert [path.name for path in drawn] == [f"microscopy-{kind}.png" for kind in kinds]
 
-    groups = figures.read_groups(tmp_path / "food_sem_500")
-    assert figures.png(figures.masks(groups, "food_sem_500")) == drawn[-1].read_bytes(), "the same cells, the same bytes"
-    figure = figures.outlined(groups, "dice", "food_sem_500")
+    groups = figures.read_groups(tmp_path / "microscopy")
+    assert figures.png(figures.masks(groups, "microscopy")) == drawn[-1].read_bytes(), "the same cells, the same bytes"
+    figure = figures.outlined(groups, "dice", "microscopy")
     line, _, (bars,) = figure.axes[0].containers[0].lines
     np.testing.assert_allclose(line.get_ydata(), [0.88, 0.9])
     # 0.84, 0.88 and 0.92 lie as far apart as above.
     np.testing.assert_allclose(bars.get_segments()[0][:, 1], [0.88 - 0.09937, 0.88 + 0.09937], atol=1e-5)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["rams (3)", "full (1)", "strong (1)"]
-    figure = figures.minutes(groups, "dice", "food_sem_500", 60.0, 2.0, 0.95)
+    figure = figures.minutes(groups, "dice", "microscopy", 60.0, 2.0, 0.95)
     # The line is at 0.95 * 0.92 = 0.874, which 40 outlines and 300 marks reach in 40 + 10 minutes.
     words = figure.legends[0].get_title().get_text()
     assert "Line: 0.874, 95% of full." in words and "rams, 50 min,\n40 outlines at 60 s and 300 marks at 2 s" in words
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["rams (3)", "full (1)"], "the cell of strong has no counts"
     assert "None that was tried reaches it." in str(
-        figures.minutes(groups, "dice", "food_sem_500", 60.0, 2.0, 1.1).legends[0].get_title()
+        figures.minutes(groups, "dice", "microscopy", 60.0, 2.0, 1.1).legends[0].get_title()
     )
