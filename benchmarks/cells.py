@@ -83,7 +83,7 @@ BUDGETS = {
     "food_sem_500": ("strong2", "strong5", "strong15", "strong30"),
     "microscopy": ("strong5", "strong12", "strong24", "strong60", "strong120"),
 }
-MIXES = ("strong1weak20", "strong2weak20", "strong5weak10")  # of outlined and marked ones
+MIXES = ("strong1weak20", "strong2weak20", "strong5weak5", "strong5weak10")  # of outlined and marked ones
 CURVE = ("step", "val_dice", "val_aji", "masks_precision", "masks_recall", "masks_dice")  # kept at each evaluation
 
 
