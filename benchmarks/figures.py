@@ -140,7 +140,7 @@ def outlined(groups: Groups, measure: str, data: str) -> Figure | None:
 def minutes(
     groups: Groups, measure: str, data: str, outline_seconds: float, mark_seconds: float, target: float
 ) -> Figure | None:
-    """Score against what the labels cost, a line a method; the cheapest labels that reach the target are ringed."""
+    """Score against what the labels cost, mixes as points; the cheapest labels that reach the target are ringed."""
     shown = {key: [c for c in cells if "outlines" in c] for key, cells in groups.items()}
     shown = {key: cells for key, cells in shown.items() if cells and re.fullmatch(r"(strong\d+(weak\d+)?)?", key[1])}
     spent = {key: np.mean([cost(c, outline_seconds, mark_seconds) for c in cells]) for key, cells in shown.items()}
@@ -148,7 +148,7 @@ def minutes(
     if not curves:
         return None
     figure, axes = page(data, "annotator, minutes", label(measure))
-    lines(axes, curves)
+    lines(axes, curves, joined=False)
     words = ""
     points = {key: (float(spent[key]), float(np.mean([c["test"][measure] for c in shown[key]]))) for key in shown}
     if ("full", "") in points:
@@ -220,8 +220,8 @@ def scores(groups: Groups, measure: str, place: Callable[[tuple[str, str]], floa
     return {method: sorted(points.items()) for method, points in curves.items()}
 
 
-def lines(axes: Axes, curves: Mapping[str, Points]) -> None:
-    """A line a method with its intervals over a logarithmic axis; methods stand beside each other, not on top."""
+def lines(axes: Axes, curves: Mapping[str, Points], joined: bool = True) -> None:
+    """A method's points with intervals over a logarithmic axis; methods stand beside each other, not on top."""
     for number, (method, points) in enumerate(curves.items()):
         beside = 1.012 ** (number - (len(curves) - 1) / 2)
         ends = np.array([interval(values) for _, values in points])
@@ -231,13 +231,13 @@ def lines(axes: Axes, curves: Mapping[str, Points]) -> None:
             yerr=np.nan_to_num(ends[:, 1]),
             label=counted(method, points),
             zorder=3 if method == "rams" else 2,
-            **style(method),
+            **style(method) | ({} if joined else {"linestyle": "none"}),
         )
     means = [np.mean(values) for points in curves.values() for _, values in points]
     # An interval of two or three seeds can be wider than all there is to see.
-    room = 0.25 * max(max(means) - min(means), 0.02)
+    room = 0.4 * max(max(means) - min(means), 0.02)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, min(means) - 3 * room), min(high, max(means) + 3 * room, 1.005))
+    axes.set_ylim(max(low, min(means) - room), min(high, max(means) + room, 1.005))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
