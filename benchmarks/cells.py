@@ -208,7 +208,8 @@ def whole(cells: Sequence[dict]) -> list[dict]:
 def seconds(cells: Sequence[Cell], results: pathlib.Path) -> float | None:
     """How long cells will take one after the other, from those that are there.
 
-    Each takes the mean time of the cells of its data and method; else of its data; else of all. None if there are none.
+    Each takes the median time of the cells of its data and method; else of its data; else of all: what paused or shared
+    a core does not count. None if there are none.
     """
     there: dict[tuple[str, ...], list[float]] = {}
     for path in results.rglob("*-seed*.json"):
@@ -219,7 +220,7 @@ def seconds(cells: Sequence[Cell], results: pathlib.Path) -> float | None:
     if not there.get(()):
         return None
     keys = [((c.data.replace(":", "-"), c.method), (c.data.replace(":", "-"),), ()) for c in cells]
-    return sum(float(np.mean(next(there[key] for key in three if there.get(key)))) for three in keys)
+    return sum(float(np.median(next(there[key] for key in three if there.get(key)))) for three in keys)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
