@@ -141,6 +141,7 @@ def plan() -> list[Cell]:
         ),
         (("food_sem_500", "microscopy"), [""], main[:3], seeds),
         *(([data], variants, main[1:3], seeds[:1]) for data, variants in BUDGETS.items()),
+        (["food_sem_500"], ["", "strong2"], ["pseudo"], seeds[:1]),
         (BUDGETS, ROUGH, ["rams"], seeds[:1]),
         (["food_sem_500"], MIXES, ["rams"], seeds[:1]),
         (["food_sem_500"], ["missing50in10"], ["rams"], seeds),
