@@ -84,6 +84,9 @@ def test_where_a_cell_lies_and_what_makes_it(tmp_path):
     planned = cells.plan()
     assert len(planned) == len({cell.path(tmp_path) for cell in planned})
     assert planned[0] == Cell("histology", "", "full", 0)
+    # Of 61 images for training 2, 5, 15 and 30, which are 3, 8, 25 and 49 %.
+    outlined = {cell.variant for cell in planned if cell[0] == "food_sem_500" and cell.method == "strong"}
+    assert outlined == {"", "strong2", "strong5", "strong15", "strong30"}
 
 
 def test_the_time_that_is_left(tmp_path):
